@@ -1,0 +1,1 @@
+"""The demo: two emulated regions, real engines, one shared prompt."""

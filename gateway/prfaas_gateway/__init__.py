@@ -1,0 +1,1 @@
+"""The request path of one region: an OpenAI-compatible gateway."""

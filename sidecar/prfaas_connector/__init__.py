@@ -1,0 +1,1 @@
+"""Engine plug-ins. Nothing here imports what a stock engine image lacks."""

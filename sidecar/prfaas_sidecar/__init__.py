@@ -1,0 +1,1 @@
+"""The KV-transfer sidecar: one process beside each engine, ships KV blocks between regions."""

@@ -1,0 +1,77 @@
+"""System packages: what is missing, and how it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prfaas_setup.progress import SetupError, run, say
+
+APT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a Debian or Ubuntu package provides."""
+
+    what: str
+    package: str
+    present: Callable[[], bool]
+
+
+def _command(name: str) -> Callable[[], bool]:
+    return lambda: shutil.which(name) is not None
+
+
+def _venv_module() -> bool:
+    return importlib.util.find_spec("ensurepip") is not None and importlib.util.find_spec("venv") is not None
+
+
+VENV_MODULE = Need("Python's venv module", "python3-venv", _venv_module)
+
+
+def ensure(needs: Sequence[Need]) -> None:
+    """Install what is missing of `needs`, where that is possible.
+
+    Raises:
+        SetupError: something is missing and may not or cannot be installed; the text holds the command to run.
+    """
+    missing = [need for need in needs if not need.present()]
+    if not missing:
+        return
+    packages = sorted({need.package for need in missing})
+    command = "apt-get update && apt-get install --no-install-recommends -y " + " ".join(packages)
+    what = ", ".join(need.what for need in missing)
+    refusal = _refusal()
+    if refusal is not None:
+        raise SetupError(f"missing: {what}. {refusal} Run this as root, then try again: {command}")
+    say(f"missing: {what}. Installing system packages (NO_INSTALL=1 refuses this): {command}")
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run(["apt-get", "update", "-qq"], timeout_seconds=APT_SECONDS, env=env)
+    run(
+        ["apt-get", "install", "-qq", "--no-install-recommends", "-y", *packages],
+        timeout_seconds=APT_SECONDS,
+        env=env,
+    )
+    still = [need.what for need in missing if not need.present()]
+    if still:
+        raise SetupError(f"still missing after the installation: {', '.join(still)}")
+
+
+def ensure_venv_module() -> None:
+    """Python's own venv module, which Debian packs separately."""
+    ensure([VENV_MODULE])
+
+
+def _refusal() -> str | None:
+    if os.environ.get("NO_INSTALL", "") not in ("", "0"):
+        return "NO_INSTALL is set, so nothing is installed."
+    if os.geteuid() != 0:
+        return "Only root can install it."
+    if not Path("/etc/debian_version").is_file() or shutil.which("apt-get") is None:
+        return "This is neither Debian nor Ubuntu: the packages may have other names here."
+    return None

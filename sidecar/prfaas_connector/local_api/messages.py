@@ -150,12 +150,14 @@ class Progress:
     """Sidecar to the consumer's scheduler: units that have landed and passed their check, in *all* lanes of a group.
 
     ``positions[g]`` maps landed snapshot numbers of a state group to prompt positions; empty for attention groups.
+    ``landed_bytes`` counts every unit of every lane: the sign of life while a chunk is still short of its last layer.
     """
 
     TYPE: ClassVar[str] = "progress"
     transfer_id: str
     landed: tuple[Ranges, ...]
     positions: tuple[dict[int, int], ...]
+    landed_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

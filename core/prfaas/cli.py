@@ -1,7 +1,7 @@
 """The `prfaas` command. Subcommands belong to the parts and are found by entry point when they are used.
 
-Core imports no part, so a part adds its command in the entry-point group `prfaas.commands`. A command is imported
-only when it is run or its own help is asked for: `prfaas --version` works with no extra installed.
+Core imports no part, so a part adds its command in the entry-point group `prfaas.commands`. A command is
+imported only when it is run or its own help is asked for: `prfaas --version` works with no extra installed.
 """
 
 from __future__ import annotations

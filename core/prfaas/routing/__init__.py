@@ -1,0 +1,8 @@
+"""Where a prompt is prefilled: the routing policy, a function of values. No clock, no socket, no engine.
+
+The gateway asks it per request; a planner that wants to know what a threshold would do asks it too.
+"""
+
+from prfaas.routing.policy import Conditions, Decision, Prompt, Reason, Route, decide
+
+__all__ = ["Conditions", "Decision", "Prompt", "Reason", "Route", "decide"]

@@ -4,27 +4,76 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from prfaas_setup import environments
+from prfaas_setup import doctor, engine, environments, models, system
 from prfaas_setup.progress import SetupError
+
+
+def _engine(_: argparse.Namespace) -> None:
+    print(engine.ensure_engine())
+
+
+def _models(chosen: argparse.Namespace) -> None:
+    for name in chosen.names:
+        print(models.ensure_model(name))
+
+
+def _doctor(_: argparse.Namespace) -> None:
+    for line in doctor.report():
+        print(line)
+
+
+def _system(_: argparse.Namespace) -> None:
+    system.ensure_if_possible(system.NETWORK_NEEDS, "emulated regions in network namespaces")
+
+
+def _bench_system(_: argparse.Namespace) -> None:
+    system.ensure_if_possible(system.BENCH_NEEDS, "the comparison with iperf3")
+
+
+def _venv(_: argparse.Namespace) -> None:
+    environments.ensure_venv()
+
+
+def _lock(_: argparse.Namespace) -> None:
+    environments.write_locks()
+
+
+def _clean_cache(_: argparse.Namespace) -> None:
+    models.remove_cache()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, or 1 with the reason on standard error."""
     parser = argparse.ArgumentParser(prog="python -m prfaas_setup", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("venv", help="create or refresh .venv")
-    commands.add_parser("lock", help="resolve requirements/*.txt anew")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, action: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(action=action)
+        return command
+
+    add("venv", "create or refresh .venv", _venv)
+    add("lock", "resolve requirements/*.txt anew", _lock)
+    add("engine", "build the engine environment and print its Python", _engine)
+    one = add("model", "make one model and print its folder", _models)
+    one.add_argument("names", nargs=1, metavar="NAME", help=", ".join(models.MODELS))
+    add("models", "make all models and print their folders", _models).set_defaults(names=list(models.MODELS))
+    add("system", "install what the emulated network needs, if possible", _system)
+    add("bench-system", "install what the benchmarks compare with, if possible", _bench_system)
+    add("doctor", "say what is there and what is missing", _doctor)
+    add("clean-cache", "delete the engine and the models", _clean_cache)
+
     chosen = parser.parse_args(arguments)
     try:
-        if chosen.command == "venv":
-            environments.ensure_venv()
-        elif chosen.command == "lock":
-            environments.write_locks()
+        chosen.action(chosen)
     except SetupError as error:
         print(f"prfaas set-up: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("prfaas set-up: interrupted; the next run starts again where it is safe", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prfaas_setup import locations, system
 from prfaas_setup.locking import only_one
-from prfaas_setup.progress import SetupError, run, say, step
+from prfaas_setup.progress import run, say, step
 
 MARKER = ".complete"
 BOOTSTRAP_SECONDS = 300.0
@@ -35,29 +35,46 @@ def is_complete(folder: Path, key: str) -> bool:
     return marker.is_file() and marker.read_text() == key
 
 
+def venv_key() -> str:
+    """Names what .venv is built from."""
+    inputs = (
+        locations.checkout() / "pyproject.toml",
+        locations.requirements("uv.txt"),
+        locations.requirements("dev.txt"),
+    )
+    return locations.content_key([locations.python_tag(), *(path.read_bytes() for path in inputs)])
+
+
+def venv_is_complete() -> bool:
+    """Whether .venv is there and up to date."""
+    return is_complete(locations.venv(), venv_key())
+
+
 def ensure_venv() -> Path:
     """Create or refresh .venv: the locked tools and the project itself, editable. Returns its folder."""
     root, target = locations.checkout(), locations.venv()
-    inputs = (root / "pyproject.toml", locations.requirements("uv.txt"), locations.requirements("dev.txt"))
-    key = locations.content_key([locations.python_tag(), *(path.read_bytes() for path in inputs)])
-    if is_complete(target, key):
+    if venv_is_complete():
         return target
     with only_one(root / ".run" / "venv.lock", ".venv", timeout_seconds=INSTALL_SECONDS):
-        if is_complete(target, key):
+        if venv_is_complete():
             return target
         with step("virtual environment .venv from requirements/dev.txt"):
             (target / MARKER).unlink(missing_ok=True)
             if not _usable(target):
                 _bootstrap(target)
-            lock = locations.requirements("dev.txt")
-            run([uv(), "pip", "sync", "--quiet", "--require-hashes", lock], timeout_seconds=INSTALL_SECONDS, env=_env(target))
+            env = {**os.environ, "VIRTUAL_ENV": str(target)}
+            run(
+                [uv(), "pip", "sync", "--quiet", "--require-hashes", locations.requirements("dev.txt")],
+                timeout_seconds=INSTALL_SECONDS,
+                env=env,
+            )
             # The build tool is locked too, so nothing unpinned is fetched for the editable install.
             run(
                 [uv(), "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", root],
                 timeout_seconds=INSTALL_SECONDS,
-                env=_env(target),
+                env=env,
             )
-            (target / MARKER).write_text(key)
+            (target / MARKER).write_text(venv_key())
     return target
 
 
@@ -76,10 +93,6 @@ def write_locks() -> None:
             )  # fmt: skip
 
 
-def _env(target: Path) -> dict[str, str]:
-    return {**os.environ, "VIRTUAL_ENV": str(target)}
-
-
 def _usable(target: Path) -> bool:
     """Whether .venv belongs to the running Python and still has its uv."""
     configuration = target / "pyvenv.cfg"
@@ -90,8 +103,6 @@ def _usable(target: Path) -> bool:
 
 
 def _bootstrap(target: Path) -> None:
-    if sys.version_info < (3, 11):
-        raise SetupError(f"Python 3.11 or newer is needed, and {sys.executable} is {sys.version.split()[0]}")
     system.ensure_venv_module()
     if target.exists():
         say(f"{target} is not usable by this Python: building it anew")

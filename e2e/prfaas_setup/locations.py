@@ -38,7 +38,10 @@ def venv() -> Path:
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """The project's folder in the user's cache folder. A relative XDG_CACHE_HOME is ignored, as its standard says."""
+    """The project's folder in the user's cache folder.
+
+    A relative XDG_CACHE_HOME is ignored, as its standard demands.
+    """
     configured = environ.get("XDG_CACHE_HOME", "")
     base = Path(configured) if Path(configured).is_absolute() else Path.home() / ".cache"
     return base / "prfaas"

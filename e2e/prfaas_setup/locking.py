@@ -30,7 +30,9 @@ def only_one(lock_file: Path, what: str, *, timeout_seconds: float) -> Iterator[
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline_seconds:
-                    raise SetupError(f"another process has been building {what} for too long ({lock_file})") from None
+                    raise SetupError(
+                        f"another process has been building {what} for too long ({lock_file})"
+                    ) from None
                 if not told:
                     say(f"waiting for another process that builds {what}")
                     told = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -31,14 +32,38 @@ def _venv_module() -> bool:
     return importlib.util.find_spec("ensurepip") is not None and importlib.util.find_spec("venv") is not None
 
 
+def _library(name: str) -> Callable[[], bool]:
+    def present() -> bool:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            return False
+        return True
+
+    return present
+
+
 VENV_MODULE = Need("Python's venv module", "python3-venv", _venv_module)
+CERTIFICATES = Need(
+    "root certificates", "ca-certificates", lambda: Path("/etc/ssl/certs/ca-certificates.crt").is_file()
+)
+# vLLM's compiled parts link to them and its wheel does not bring them.
+ENGINE_NEEDS = (
+    Need("the NUMA library", "libnuma1", _library("libnuma.so.1")),
+    Need("the OpenMP library", "libgomp1", _library("libgomp.so.1")),
+)
+NETWORK_NEEDS = (
+    Need("the ip command", "iproute2", _command("ip")),
+    Need("the unshare and nsenter commands", "util-linux", _command("nsenter")),
+)
+BENCH_NEEDS = (Need("the iperf3 command", "iperf3", _command("iperf3")),)
 
 
 def ensure(needs: Sequence[Need]) -> None:
     """Install what is missing of `needs`, where that is possible.
 
     Raises:
-        SetupError: something is missing and may not or cannot be installed; the text holds the command to run.
+        SetupError: something is missing and may not or cannot be installed; the text holds the command.
     """
     missing = [need for need in needs if not need.present()]
     if not missing:
@@ -60,6 +85,14 @@ def ensure(needs: Sequence[Need]) -> None:
     still = [need.what for need in missing if not need.present()]
     if still:
         raise SetupError(f"still missing after the installation: {', '.join(still)}")
+
+
+def ensure_if_possible(needs: Sequence[Need], without: str) -> None:
+    """Install what is missing of `needs`; where that cannot be done, say what will be missed and go on."""
+    try:
+        ensure(needs)
+    except SetupError as error:
+        say(f"{error}. Going on without: {without}")
 
 
 def ensure_venv_module() -> None:

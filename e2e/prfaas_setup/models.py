@@ -1,0 +1,85 @@
+"""Models for tests and the demo, made once and kept in the user's cache folder.
+
+One has real weights. The others are tiny and random, one for each kind of KV cache that the connector
+carries.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from prfaas_setup import locations
+from prfaas_setup.engine import engine_env, engine_key, ensure_engine
+from prfaas_setup.locking import only_one
+from prfaas_setup.progress import SetupError, run, step
+
+BUILD_SECONDS = 600.0
+REAL_MODEL = "smollm2-135m"
+MODELS: dict[str, str] = {
+    REAL_MODEL: "SmolLM2-135M-Instruct with its real weights: full attention",
+    "tiny-sliding-window": "Gemma 3 text style: sliding window of 128 tokens beside full attention",
+    "tiny-mamba2": "Granite 4 hybrid style: Mamba2 states beside attention",
+    "tiny-gated-delta-net": "Qwen3-Next style: gated delta net states beside attention (bfloat16)",
+    "tiny-mla": "DeepSeek V3 style: multi-head latent attention",
+}
+
+
+def model_folder(name: str) -> Path:
+    """Where a model lies, made or not.
+
+    Raises:
+        SetupError: there is no model of this name.
+    """
+    if name not in MODELS:
+        raise SetupError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
+    builder = _builder().read_bytes()
+    return (
+        locations.cache_folder()
+        / "models"
+        / f"{name}-{locations.content_key([engine_key().encode(), builder])}"
+    )
+
+
+def model_is_made(name: str) -> bool:
+    """Whether a model is in the cache."""
+    return model_folder(name).is_dir()
+
+
+def ensure_model(name: str) -> Path:
+    """Make a model if it is not there yet, with the engine's own libraries. Returns its folder."""
+    folder = model_folder(name)
+    if folder.is_dir():
+        return folder
+    python = ensure_engine()
+    # The tiny models use the real one's tokenizer.
+    tokenizer = [] if name == REAL_MODEL else [ensure_model(REAL_MODEL)]
+    with only_one(folder.parent / f"{folder.name}.lock", folder.name, timeout_seconds=BUILD_SECONDS):
+        if folder.is_dir():
+            return folder
+        with (
+            step(f"model {folder.name} ({MODELS[name]})"),
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as scratch,
+        ):
+            made = Path(scratch) / "model"
+            run(
+                [python, "-I", _builder(), name, made, *tokenizer],
+                timeout_seconds=BUILD_SECONDS,
+                env={**os.environ, **engine_env()},
+            )
+            made.rename(folder)
+    return folder
+
+
+def remove_cache() -> None:
+    """Delete everything that this project keeps in the user's cache folder."""
+    folder = locations.cache_folder()
+    if folder.is_dir():
+        with step(f"removing {folder}"):
+            shutil.rmtree(folder)
+
+
+def _builder() -> Path:
+    return Path(__file__).with_name("model_builder.py")

@@ -1,7 +1,8 @@
 """Anytime KV: when to stop waiting for a remote prefill and compute the rest here. Pure: now is a value.
 
-The rule is the one of renting or buying skis. Not knowing whether more will land, waiting as long as computing the rest would
-take costs at most twice the better choice; while KV lands at a known pace, the pace decides.
+The rule is the one of renting or buying skis. Not knowing whether more will land, waiting as long as
+computing the rest would take costs at most twice the better choice; while KV lands at a known pace, the pace
+decides.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ MAX_PATIENCE_SECONDS = 10.0
 """However long the rest would take: a user watches."""
 
 PACE_MARGIN = 2.0
-"""How much slower than computing here the remote pace must be before the rest is computed here: the local rate is an
-estimate for an idle engine, and computing takes time from other requests while waiting takes nothing."""
+"""How much slower than computing here the remote pace must be before the rest is computed here: the local
+rate is an estimate for an idle engine, and computing takes time from other requests while waiting takes
+nothing."""
 
 PACE_WINDOW_SECONDS = 1.0
 """A pace is judged only after this long; the first units of a transfer say little."""
@@ -89,8 +91,9 @@ def decide(view: View, now: float) -> Decision:
 def _patience(view: View, rest_seconds: float | None) -> float:
     if rest_seconds is None:
         return MAX_PATIENCE_SECONDS
-    # Nothing has landed: the prompt may be queued or in its first chunk, so the whole local prefill is the stake.
-    # Something has landed and then stopped: half of the rest, since a stopped link seldom comes back at once.
+    # Nothing has landed: the prompt may be queued or in its first chunk, so the whole local prefill is the
+    # stake. Something has landed and then stopped: half of the rest, since a stopped link seldom comes back
+    # at once.
     stake = rest_seconds if view.first_progress_at is None else rest_seconds / 2
     return min(MAX_PATIENCE_SECONDS, max(MIN_PATIENCE_SECONDS, stake))
 

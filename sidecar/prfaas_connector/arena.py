@@ -9,8 +9,8 @@ import os
 class Arena:
     """A mapping of the memfd that came with `Welcome`.
 
-    Stays valid after the sidecar has gone: what landed can still be read, and a copy in flight writes to memory that
-    nobody reads any more. ``key`` tells two arenas apart across the engine's processes.
+    Stays valid after the sidecar has gone: what landed can still be read, and a copy in flight writes to
+    memory that nobody reads any more. ``key`` tells two arenas apart across the engine's processes.
     """
 
     def __init__(self, descriptor: int, size_bytes: int) -> None:

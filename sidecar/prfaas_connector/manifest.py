@@ -1,6 +1,7 @@
 """Which units a prompt's KV has, and from where a consumer can resume.
 
-Everything follows from the layout and the prompt's length, so the producer and the consumer agree without asking.
+Everything follows from the layout and the prompt's length, so the producer and the consumer agree without
+asking.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from enum import Enum
 from prfaas_connector.local_api.units import Lane, Range, Ranges, count, normalise, position
 
 MAX_RESUME_TARGETS = 4
-"""Planned resume points of a prompt with sliding-window or state groups. Each costs a full copy of the state on the
-wire (174 MiB for the paper's 1T model), so few: a cut link then costs at most about a quarter of the prompt more."""
+"""Planned resume points of a prompt with sliding-window or state groups. Each costs a full copy of the state
+on the wire (174 MiB for the paper's 1T model), so few: a cut link then costs at most about a quarter of the
+prompt more."""
 
 TOKENS_PER_RESUME_TARGET = 2048
 """A prompt gets one planned resume point per this many tokens, up to the maximum."""
@@ -29,7 +31,8 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One KV cache group. ``layers`` holds the bytes of one unit per layer and shard, by layer name, in order."""
+    """One KV cache group. ``layers`` holds the bytes of one unit per layer and shard, by layer name, in
+    order."""
 
     kind: Kind
     block_tokens: int
@@ -39,7 +42,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All groups of a model on one engine. ``shards`` is the number of distinct KV shards (TP ranks / replicas)."""
+    """All groups of a model on one engine. ``shards`` is the number of distinct KV shards (TP ranks /
+    replicas)."""
 
     groups: tuple[Group, ...]
     shards: int
@@ -53,8 +57,9 @@ class Layout:
 class Manifest:
     """The units of one prompt.
 
-    ``target_tokens`` is how far the producer computes: the whole prompt, or one token less with recurrent state, because the
-    decode engine must compute the last token itself and can only do that from the state before it.
+    ``target_tokens`` is how far the producer computes: the whole prompt, or one token less with recurrent
+    state, because the decode engine must compute the last token itself and can only do that from the state
+    before it.
     """
 
     def __init__(self, layout: Layout, prompt_tokens: int) -> None:
@@ -64,7 +69,8 @@ class Manifest:
             raise ValueError(f"a prompt of {prompt_tokens} tokens has no KV worth shipping")
         self.resume_targets = _resume_targets(layout, self.target_tokens)
         self.blocks: tuple[Ranges, ...] = tuple(self._shipped_blocks(group) for group in layout.groups)
-        """Per group: the block numbers (or snapshot numbers) that exist; their order gives the unit numbers."""
+        """Per group: the block numbers (or snapshot numbers) that exist; their order gives the unit
+        numbers."""
 
     def _shipped_blocks(self, group: Group) -> Ranges:
         if group.kind is Kind.STATE:
@@ -99,7 +105,8 @@ class Manifest:
         return pairs
 
     def want(self, local_tokens: int) -> tuple[Ranges, ...]:
-        """Units that a consumer lacks whose own cache holds the first ``local_tokens``; state is always wanted whole."""
+        """Units that a consumer lacks whose own cache holds the first ``local_tokens``; state is always
+        wanted whole."""
         wanted: list[Ranges] = []
         for index, group in enumerate(self.layout.groups):
             total = count(self.blocks[index])

@@ -1,4 +1,5 @@
-"""What a request carries for the connector: the ``prfaas`` part of ``kv_transfer_params`` (docs/contracts.md)."""
+"""What a request carries for the connector: the ``prfaas`` part of ``kv_transfer_params``
+(docs/contracts.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class ParametersError(ValueError):
-    """The parameters are not ones that this connector understands. The caller's fault; the request stays local."""
+    """The parameters are not ones that this connector understands. The caller's fault; the request stays
+    local."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class PrefillLeg:
 
 @dataclass(frozen=True, slots=True)
 class DecodeLeg:
-    """This engine decodes; the KV comes from the sidecar at ``producer_address`` with identity ``producer``."""
+    """This engine decodes; the KV comes from the sidecar at ``producer_address`` with identity
+    ``producer``."""
 
     transfer_id: str
     prompt_digest: str
@@ -57,7 +60,7 @@ def parse(kv_transfer_params: Mapping[str, Any] | None) -> PrefillLeg | DecodeLe
     transfer_id = _text(part, "transfer_id", _TRANSFER_ID)
     digest = _text(part, "prompt_digest", _DIGEST)
     deadline = part.get("deadline_seconds")
-    if type(deadline) not in (int, float) or not 0 < deadline <= 3600:
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not 0 < deadline <= 3600:
         raise ParametersError("prfaas.deadline_seconds: a number of seconds up to 3600")
     leg = part.get("leg")
     if leg == "prefill":

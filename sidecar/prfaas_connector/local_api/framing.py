@@ -34,7 +34,8 @@ class Unpacker:
         """Messages that ``data`` completes, in order.
 
         Raises:
-            MessageError: a length over the limit or a body that is no message; the connection is unusable then.
+            MessageError: a length over the limit or a body that is no message; the connection is unusable
+            then.
         """
         self._buffer += data
         messages: list[Message] = []

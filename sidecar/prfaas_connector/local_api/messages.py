@@ -17,7 +17,8 @@ PROTOCOL = 1
 
 
 class MessageError(ValueError):
-    """The other side sent something that is not a message of this protocol. Not retryable on this connection."""
+    """The other side sent something that is not a message of this protocol. Not retryable on this
+    connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Produce:
-    """Scheduler side of a producer: KV of this prompt is about to be computed. Answered by `Accepted` or `Refused`."""
+    """Scheduler side of a producer: KV of this prompt is about to be computed. Answered by `Accepted` or
+    `Refused`."""
 
     TYPE: ClassVar[str] = "produce"
     transfer_id: str
@@ -147,10 +149,12 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Sidecar to the consumer's scheduler: units that have landed and passed their check, in *all* lanes of a group.
+    """Sidecar to the consumer's scheduler: units that have landed and passed their check, in *all* lanes of a
+    group.
 
-    ``positions[g]`` maps landed snapshot numbers of a state group to prompt positions; empty for attention groups.
-    ``landed_bytes`` counts every unit of every lane: the sign of life while a chunk is still short of its last layer.
+    ``positions[g]`` maps landed snapshot numbers of a state group to prompt positions; empty for attention
+    groups. ``landed_bytes`` counts every unit of every lane: the sign of life while a chunk is still short of
+    its last layer.
     """
 
     TYPE: ClassVar[str] = "progress"
@@ -175,7 +179,8 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Scheduler side of a consumer: no worker reads the transfer's memory any more; also cancels what still runs.
+    """Scheduler side of a consumer: no worker reads the transfer's memory any more; also cancels what still
+    runs.
 
     ``taken_tokens`` is how many prompt tokens the engine took from it, for the record.
     """
@@ -257,7 +262,7 @@ T = TypeVar("T")
 def _exactly(kind: type[T], value: Any) -> T:
     if type(value) is not kind:
         raise ValueError(f"expected {kind.__name__}, not {type(value).__name__}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _non_negative(value: Any) -> int:

@@ -1,8 +1,8 @@
 """Lanes and units: how a prompt's KV is cut, addressed and counted.
 
-A *lane* is all KV of one (KV cache group, layer, shard) of one transfer: a row of equally large *units*. A unit
-is one engine block of an attention group, or one snapshot of a state group. Units are numbered from 0 in the
-order of the prompt. *Ranges* are sorted, disjoint, half-open pairs of unit numbers.
+A *lane* is all KV of one (KV cache group, layer, shard) of one transfer: a row of equally large *units*. A
+unit is one engine block of an attention group, or one snapshot of a state group. Units are numbered from 0 in
+the order of the prompt. *Ranges* are sorted, disjoint, half-open pairs of unit numbers.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def count(ranges: Ranges) -> int:
 def position(ranges: Ranges, unit: int) -> int:
     """Place of ``unit`` among the units of ``ranges``, counted from 0.
 
-    An extent holds only the wanted units, packed: unit ``u`` lies at ``offset + position(want, u) * unit_bytes``.
+    An extent holds only the wanted units, packed: unit ``u`` lies at ``offset + position(want, u) *
+    unit_bytes``.
 
     Raises:
         KeyError: the unit is not in the ranges.

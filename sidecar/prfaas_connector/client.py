@@ -1,0 +1,229 @@
+"""This process's connection to the sidecar. Never blocks the caller.
+
+One daemon thread connects, reads and reconnects. `SidecarClient.send` writes what the socket takes and leaves
+the rest to that thread; a sidecar that stops reading is treated as gone rather than waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from prfaas_connector.arena import Arena
+from prfaas_connector.local_api.framing import Unpacker, pack
+from prfaas_connector.local_api.messages import Hello, Message, MessageError, Refused, Welcome
+
+logger = logging.getLogger("prfaas.connector")
+
+CONNECT_TIMEOUT_SECONDS = 2.0
+HELLO_TIMEOUT_SECONDS = 5.0
+RECONNECT_SECONDS = 0.5
+MAX_BACKLOG_BYTES = 8 << 20
+"""Unsent bytes after which the sidecar counts as gone. About 50,000 publications: minutes of prefill."""
+
+_READ_BYTES = 1 << 18
+
+
+class SidecarClient:
+    """Owns one connection, its thread and the current arena.
+
+    Args:
+        path: the sidecar's Unix socket.
+        hello: what this process is.
+        on_message: called in the client's thread for each message after `Welcome`.
+        on_connected: called in the client's thread with the new arena.
+        on_disconnected: called in the client's thread when an accepted connection ended.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        hello: Hello,
+        on_message: Callable[[Message], None],
+        on_connected: Callable[[Arena], None],
+        on_disconnected: Callable[[], None],
+    ) -> None:
+        self._path = path
+        self._hello = hello
+        self._on_message = on_message
+        self._on_connected = on_connected
+        self._on_disconnected = on_disconnected
+        self._lock = threading.Lock()
+        self._backlog = bytearray()
+        self._socket: socket.socket | None = None
+        self._closing = threading.Event()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_sender.setblocking(False)
+        self._last_failure = ""
+        self.arena: Arena | None = None
+        self._thread = threading.Thread(target=self._run, name="prfaas-sidecar", daemon=True)
+
+    def start(self) -> None:
+        """Begins connecting; returns at once."""
+        self._thread.start()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the sidecar has welcomed this process and the connection stands."""
+        return self._socket is not None
+
+    def send(self, message: Message) -> bool:
+        """Hands a message to the sidecar. False: there is no sidecar now, and the message is dropped."""
+        data = pack(message)
+        with self._lock:
+            connection = self._socket
+            if connection is None:
+                return False
+            if len(self._backlog) + len(data) > MAX_BACKLOG_BYTES:
+                logger.error("the sidecar stopped reading its socket; closing the connection")
+                self._break()
+                return False
+            self._backlog += data
+            if len(self._backlog) == len(data) and not self._flush(connection):
+                return False
+            if self._backlog:
+                self._wake()
+        return True
+
+    def close(self, timeout_seconds: float = 2.0) -> None:
+        """Ends the connection and the thread."""
+        self._closing.set()
+        self._wake()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout_seconds)
+
+    def _flush(self, connection: socket.socket) -> bool:
+        """Writes what the socket takes; the lock is held. False when the connection broke."""
+        try:
+            while self._backlog:
+                sent = connection.send(self._backlog)
+                del self._backlog[:sent]
+        except BlockingIOError:
+            return True
+        except OSError:
+            self._break()
+            return False
+        return True
+
+    def _break(self) -> None:
+        """The lock is held. The thread notices the shut socket and cleans up."""
+        connection, self._socket = self._socket, None
+        self._backlog.clear()
+        if connection is not None:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError as error:
+                logger.debug("shutting the sidecar's socket: %s", error)
+
+    def _wake(self) -> None:
+        try:
+            self._wake_sender.send(b"\0")
+        except BlockingIOError:
+            logger.debug("the client's thread is already being woken")
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            connection: socket.socket | None = None
+            try:
+                connection, arena, unpacker = self._connect()
+            except (OSError, MessageError, ValueError) as error:
+                self._report_failure(str(error))
+                self._closing.wait(RECONNECT_SECONDS)
+                continue
+            self._last_failure = ""
+            try:
+                self.arena = arena
+                self._on_connected(arena)
+                with self._lock:
+                    self._backlog.clear()
+                    self._socket = connection
+                self._read(connection, unpacker)
+            except (OSError, MessageError) as error:
+                logger.warning("the connection to the sidecar broke: %s", error)
+            finally:
+                with self._lock:
+                    self._break()
+                connection.close()
+                self._on_disconnected()
+
+    def _report_failure(self, text: str) -> None:
+        if text != self._last_failure:
+            logger.warning(
+                "no sidecar at %s (%s): KV transfer is off until it answers; requests are served without it",
+                self._path,
+                text,
+            )
+            self._last_failure = text
+
+    def _connect(self) -> tuple[socket.socket, Arena, Unpacker]:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(CONNECT_TIMEOUT_SECONDS)
+            connection.connect(self._path)
+            connection.sendall(pack(self._hello))
+            unpacker = Unpacker()
+            messages: list[Message] = []
+            descriptors: list[int] = []
+            deadline = time.monotonic() + HELLO_TIMEOUT_SECONDS
+            while not messages:
+                connection.settimeout(max(0.01, deadline - time.monotonic()))
+                data, received, _, _ = socket.recv_fds(connection, _READ_BYTES, 4)
+                descriptors += received
+                messages = unpacker.feed(_not_empty(data))
+            arena = self._greeted(messages[0], descriptors)
+            connection.setblocking(False)
+            for message in messages[1:]:
+                self._on_message(message)
+        except BaseException:
+            connection.close()
+            raise
+        return connection, arena, unpacker
+
+    def _greeted(self, answer: Message, descriptors: list[int]) -> Arena:
+        if isinstance(answer, Refused):
+            raise ConnectionRefusedError(f"refused: {answer.code}: {answer.message}")
+        if not isinstance(answer, Welcome) or len(descriptors) != 1:
+            raise MessageError("the sidecar did not answer hello with welcome and one descriptor")
+        return Arena(descriptors[0], answer.arena_bytes)
+
+    def _read(self, connection: socket.socket, unpacker: Unpacker) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_receiver, selectors.EVENT_READ)
+            selector.register(connection, selectors.EVENT_READ)
+            while not self._closing.is_set():
+                with self._lock:
+                    if self._socket is None:
+                        return
+                    waiting = bool(self._backlog)
+                selector.modify(connection, selectors.EVENT_READ | (selectors.EVENT_WRITE if waiting else 0))
+                for key, events in selector.select(timeout=5.0):
+                    if key.fileobj is self._wake_receiver:
+                        self._wake_receiver.recv(4096)
+                        continue
+                    if events & selectors.EVENT_WRITE:
+                        with self._lock:
+                            if not self._flush(connection):
+                                return
+                    if events & selectors.EVENT_READ:
+                        data = connection.recv(_READ_BYTES)
+                        if not data:
+                            logger.warning("the sidecar closed its socket")
+                            return
+                        for message in unpacker.feed(data):
+                            self._on_message(message)
+
+
+def _not_empty(data: bytes) -> bytes:
+    if not data:
+        raise ConnectionError("closed during the greeting")
+    return data
+
+
+def as_worker(hello: Hello, rank: int) -> Hello:
+    """The greeting of a worker rank, made from the scheduler side's."""
+    return replace(hello, side="worker", rank=rank)

@@ -1,0 +1,61 @@
+"""What every device copier does. The ordering rules are the contract; tests/connector/test_copiers.py runs
+them for all copiers.
+
+1. `gather` reads cache blocks as they are after all work submitted to the device before the call.
+2. Bytes in the arena are complete once the ticket is done, not before.
+3. After `order_before_next_forward` returns, work submitted to the device later cannot overwrite a block that
+a gather still has to
+   read. (The engine frees and reuses blocks at once; a checksum taken after an overwrite would pass, so order
+   is the only guard.)
+4. `scatter` has written the cache once its ticket is done; the caller gives the blocks to the engine only
+then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class Ticket(Protocol):
+    """A copy under way."""
+
+    def done(self) -> bool:
+        """Whether the copy has been carried out. Cheap; does not wait."""
+
+    def wait(self) -> None:
+        """Returns when the copy has been carried out."""
+
+
+class DoneTicket:
+    """The ticket of a copy that was carried out inside the call."""
+
+    def done(self) -> bool:
+        """Always true."""
+        return True
+
+    def wait(self) -> None:
+        """Returns at once."""
+
+
+class DeviceCopier(Protocol):
+    """Copies whole blocks of one layer. ``cache`` is a tensor whose first dimension counts blocks."""
+
+    def attach(self, arena: memoryview) -> None:
+        """Prepares an arena for copies, such as pinning its pages. Called once per arena, before its first
+        copy."""
+
+    def gather(
+        self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int, valid_tokens: int
+    ) -> Ticket:
+        """Cache blocks to ``arena[offset:]``, packed in the order of ``block_ids``.
+
+        ``valid_tokens``, unless 0, is how many tokens of the *last* block belong to the prompt; the others
+        are written as zeros.
+        """
+
+    def scatter(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
+        """``arena[offset:]``, packed, to cache blocks in the order of ``block_ids``."""
+
+    def order_before_next_forward(self) -> None:
+        """Called before the engine's next forward pass. See rule 3."""

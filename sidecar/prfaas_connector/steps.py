@@ -1,0 +1,76 @@
+"""What the scheduler side tells the workers to copy in one engine step. Picklable values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Where a transfer's lanes lie. ``offsets`` is indexed like `manifest.Manifest.lanes`.
+
+    ``arena_key`` names the arena that the offsets belong to: after a sidecar's restart another process of the
+    engine may already map the next one.
+    """
+
+    arena_key: str
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCopy:
+    """Blocks of one KV cache group. ``places[i]`` is the unit's place in its lane's extent.
+
+    ``valid_tokens`` bounds the last block when the prompt ends inside it, else 0; the rest of that block is
+    other requests' KV. ``tokens`` is the prompt position of a state snapshot, else None.
+    """
+
+    group: int
+    units: tuple[int, ...]
+    places: tuple[int, ...]
+    block_ids: tuple[int, ...]
+    valid_tokens: int = 0
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Engine cache to arena, for one transfer in one step. ``last``: the prompt is computed, nothing
+    follows."""
+
+    transfer_id: str
+    memory: Memory
+    copies: tuple[GroupCopy, ...]
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Arena to engine cache, for one request; reported finished under ``request_id`` exactly once by every
+    rank."""
+
+    request_id: str
+    transfer_id: str
+    memory: Memory
+    copies: tuple[GroupCopy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedLoad:
+    """A load that cannot be done; every rank reports it failed and finished, and the engine computes the
+    prompt itself."""
+
+    request_id: str
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """Everything the workers do in one step. ``dropped``: transfers that ended early; nothing of them is
+    written after this."""
+
+    saves: list[Save] = field(default_factory=list)
+    loads: list[Load | FailedLoad] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.saves or self.loads or self.dropped)

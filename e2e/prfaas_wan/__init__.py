@@ -1,4 +1,5 @@
-"""An emulated WAN between network namespaces: rate, delay, jitter, loss, queue and cuts, changeable under traffic."""
+"""An emulated WAN between network namespaces: rate, delay, jitter, loss, queue and cuts, changeable under
+traffic."""
 
 from prfaas_wan.emulator import Host, Network, connect, is_supported, wan
 from prfaas_wan.errors import WanError

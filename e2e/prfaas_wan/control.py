@@ -1,7 +1,7 @@
 """How commands and the Python interface talk to a running emulator.
 
-One JSON object per line over an abstract Unix socket that carries the emulator's name: no file to leave behind, the
-kernel frees the name with its holder, and a second emulator of the same name cannot start.
+One JSON object per line over an abstract Unix socket that carries the emulator's name: no file to leave
+behind, the kernel frees the name with its holder, and a second emulator of the same name cannot start.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def listen(name: str) -> socket.socket:
             raise
         raise WanError(
             "NameInUse",
-            f"an emulator named {name!r} is running; choose another --name, or end it with `prfaas wan down {name}`",
+            f"an emulator named {name!r} is running; choose another --name, "
+            f"or end it with `prfaas wan down {name}`",
         ) from error
     listener.listen(_BACKLOG)
     listener.setblocking(False)
@@ -72,8 +73,8 @@ class LineBuffer:
 
 
 class Client:
-    """A connection to one emulator. Safe to share between threads; stays usable whatever namespace the calling
-    thread is in."""
+    """A connection to one emulator. Safe to share between threads; stays usable whatever namespace the
+    calling thread is in."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -119,7 +120,7 @@ class Client:
         while True:
             data = self._socket.recv(_LINE_LIMIT_BYTES)
             if not data:
-                raise ConnectionResetError("it closed the connection")
+                raise ConnectionResetError("it hung up; only root and whoever started it may control it")
             lines = self._lines.feed(data)
             if lines:
                 return lines[0]

@@ -26,7 +26,7 @@ from prfaas_wan.order import KeeperOrder
 from prfaas_wan.settings import DIRECTIONS, Direction, LinkChange, WanConfig
 from prfaas_wan.status import DirectionStats, HostStatus, WanStatus
 
-_START_SECONDS = 20.0
+START_SECONDS = 20.0
 _STOP_SECONDS = 15.0
 _PROBE_SECONDS = 10.0
 # Marks what was started in a host, so that `prfaas wan clean` can tell it after every watcher was killed.
@@ -57,7 +57,7 @@ class Host:
         self, arguments: Sequence[str | os.PathLike[str]], **options: Any
     ) -> subprocess.CompletedProcess[Any]:
         """`subprocess.run` in this host."""
-        return subprocess.run(self.command(arguments), **options)  # noqa: PLW1510
+        return subprocess.run(self.command(arguments), **options)
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -91,7 +91,7 @@ class Network:
 
     def set(self, direction: Direction | None = None, **change: Unpack[LinkChange]) -> WanStatus:
         """Change the link, both ways unless a direction is given, while traffic runs."""
-        return self.set_each({each: change for each in _directions(direction)})
+        return self.set_each(dict.fromkeys(_directions(direction), change))
 
     def set_rtt(self, rtt_seconds: float) -> WanStatus:
         return self.set(delay_seconds=rtt_seconds / 2)
@@ -149,8 +149,9 @@ def connect(name: str) -> Network:
 
 @contextmanager
 def wan(config: WanConfig | None = None) -> Iterator[Network]:
-    """An emulated WAN for the block. Raises WanError when it cannot be made; ask `is_supported` first if that is
-    to be expected. Whatever still runs in the hosts at the end gets SIGTERM and, 3 seconds later, SIGKILL."""
+    """An emulated WAN for the block. Raises WanError when it cannot be made; ask `is_supported` first if
+    that is to be expected. Whatever still runs in the hosts at the end gets SIGTERM and, 3 seconds later,
+    SIGKILL."""
     keeper, name = start(config or WanConfig(), owned=True)
     try:
         network = connect(name)
@@ -169,8 +170,8 @@ def wan(config: WanConfig | None = None) -> Iterator[Network]:
 
 
 def start(config: WanConfig, *, owned: bool) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a keeper; returns it with the emulator's name once the hosts work. An owned one ends with this process,
-    however that ends; another one runs until it is told to stop."""
+    """Start a keeper; returns it with the emulator's name once the hosts work. An owned one ends with
+    this process, however that ends; another one runs until it is told to stop."""
     reason = is_supported()
     if reason is not None:
         raise WanError("NotSupported", reason)
@@ -215,8 +216,8 @@ def _with_own_folder(path: str | None) -> str:
 
 def _started_name(reader: int) -> str:
     with os.fdopen(reader, "rb") as ready:
-        if not select.select([ready], [], [], _START_SECONDS)[0]:
-            raise WanError("NoAnswer", f"the emulator did not start within {_START_SECONDS:.0f} seconds")
+        if not select.select([ready], [], [], START_SECONDS)[0]:
+            raise WanError("NoAnswer", f"the emulator did not start within {START_SECONDS:.0f} seconds")
         text = ready.read()
     if not text:
         raise WanError("NetworkSetup", "the emulator ended while starting; its error is above")

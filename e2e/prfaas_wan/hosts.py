@@ -1,4 +1,5 @@
-"""Makes the hosts: a network namespace each, with loopback, the link's near end and, if asked for, a way in."""
+"""Makes the hosts: a network namespace each, with loopback, the link's near end and, if asked for, a way
+in."""
 
 from __future__ import annotations
 
@@ -63,8 +64,8 @@ def subnet_lock_name(subnet: int) -> str:
 
 
 def claim_subnet() -> tuple[int, socket.socket]:
-    """A subnet number that no other emulator and no address or route of this machine uses, and the lock that keeps
-    it: an abstract socket, which the kernel frees with its last holder."""
+    """A subnet number that no other emulator and no address or route of this machine uses, and the lock
+    that keeps it: an abstract socket, which the kernel frees with its last holder."""
     routes = run_ip(["-4", "route", "show", "table", "all"])
     for subnet in range(_SUBNETS):
         if f"10.80.{subnet}." in routes or f"10.81.{subnet}." in routes:
@@ -139,7 +140,8 @@ def _set_sysctls(config: WanConfig, notes: list[str]) -> None:
         except OSError as error:
             raise WanError(
                 "NoCongestionControl",
-                f"this kernel does not let a namespace default to {config.congestion_control!r} ({error.strerror}); "
+                f"this kernel does not let a namespace default to {config.congestion_control!r} "
+                f"({error.strerror}); "
                 "see tcp_available_congestion_control, and allow it in the initial namespace with "
                 f'sysctl -w net.ipv4.tcp_allowed_congestion_control="reno {config.congestion_control}"',
             ) from error

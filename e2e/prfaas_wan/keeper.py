@@ -1,8 +1,10 @@
-"""The keeper: the process behind an emulator. Makes the hosts, forks the relay, and clears up when anything ends.
+"""The keeper: the process behind an emulator. Makes the hosts, forks the relay, and clears up when
+anything ends.
 
-Nothing that an emulator makes has a name in a file system: namespaces and TUN devices live by open descriptors, locks
-are abstract sockets, and access interfaces go with their namespace. So only processes can be left over, and keeper and
-relay watch one another and the owner: whichever of them is killed, another one ends everything in the hosts.
+Nothing that an emulator makes has a name in a file system: namespaces and TUN devices live by open
+descriptors, locks are abstract sockets, and access interfaces go with their namespace. So only processes
+can be left over, and keeper and relay watch one another and the owner: whichever of them is killed,
+another one ends everything in the hosts.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class _Emulator:
             "interface": LINK_INTERFACE,
             "access_address": host.plan.access_address if access else None,
             "outside_address": host.plan.outside_address if access else None,
+            "outside_interface": host.plan.outside_interface if access else None,
             "namespace_path": f"/proc/{self.keeper_pid}/fd/{host.namespace}",
             "namespace_inode": os.fstat(host.namespace).st_ino,
         }

@@ -73,8 +73,8 @@ def new_namespace() -> int:
 
 
 def open_tun(name: str) -> int:
-    """A TUN device in the calling thread's namespace. It carries super-packets of up to 64 KB behind virtio-net
-    headers and disappears when the descriptor is closed."""
+    """A TUN device in the calling thread's namespace. It carries super-packets of up to 64 KB behind
+    virtio-net headers and disappears when the descriptor is closed."""
     descriptor = os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR)

@@ -1,10 +1,12 @@
 """One direction of a link, in virtual time: what is lost, what waits, and when what remains arrives.
 
-Pure: the time is a parameter, randomness is injected, and packets are whatever can be counted and cut. A *train* is a
-row of equal segments that the sender handed over in one piece (a GSO super-packet; a train of one is an ordinary
-packet). Loss and the queue's end hit segments; what survives goes on as shorter trains.
+Pure: the time is a parameter, randomness is injected, and packets are whatever can be counted and cut. A
+*train* is a row of equal segments that the sender handed over in one piece (a GSO super-packet; a train
+of one is an ordinary packet). Loss and the queue's end hit segments; what survives goes on as shorter
+trains.
 
-A segment's way: cut link -> random loss -> queue (tail drop) -> serialisation at the rate -> delay and jitter.
+A segment's way: cut link -> random loss -> queue (tail drop) -> serialisation at the rate -> delay and
+jitter.
 """
 
 from __future__ import annotations
@@ -61,8 +63,9 @@ class LinkStats:
 class _Wander:
     """A delay that drifts between random points instead of jumping.
 
-    Independent jitter per packet would have to be held back to keep order, and then sits near its maximum whenever
-    packets are close together. A drift slower than time itself keeps order by construction and has the right mean.
+    Independent jitter per packet would have to be held back to keep order, and then sits near its maximum
+    whenever packets are close together. A drift slower than time itself keeps order by construction and
+    has the right mean.
     """
 
     def __init__(self, random: Random) -> None:
@@ -140,8 +143,8 @@ class Link(Generic[T]):
         return None if soonest == math.inf else soonest
 
     def configure(self, now: float, settings: LinkSettings) -> None:
-        """Change the link under traffic: what waits goes on at the new rate, what is on the line keeps its time,
-        and a cut loses both."""
+        """Change the link under traffic: what waits goes on at the new rate, what is on the line keeps
+        its time, and a cut loses both."""
         self._advance(now)
         old = self.settings
         self.settings = settings

@@ -1,7 +1,8 @@
 """TCP super-packets as a TUN device hands them over, and how to cut one into shorter ones.
 
-A frame is a virtio-net header followed by an IP packet. A GSO frame carries many segments' payload behind one set of
-headers; its TCP checksum field holds the pseudo-header's sum only, and whoever delivers it completes or trusts it.
+A frame is a virtio-net header followed by an IP packet. A GSO frame carries many segments' payload behind
+one set of headers; its TCP checksum field holds the pseudo-header's sum only, and whoever delivers it
+completes or trusts it.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ class Packet:
         if ip_bytes < 20:
             raise ValueError("a frame without an IP header")
         _, gso_type, _, gso_bytes, checksum_start, _ = VNET_HEADER.unpack_from(frame)
-        self._tcp_at = checksum_start
-        self._gso_bytes = gso_bytes
+        self._tcp_at: int = checksum_start
+        self._gso_bytes: int = gso_bytes
         if gso_type & ~GSO_ECN not in (GSO_TCPV4, GSO_TCPV6):
             self._header_bytes, self._payload_bytes, self.segments = ip_bytes, 0, 1
             return
         if gso_bytes == 0 or ip_bytes < checksum_start + 20:
             raise ValueError("a GSO frame without room for its headers")
-        self._header_bytes = checksum_start + (frame[VNET_BYTES + checksum_start + 12] >> 4) * 4
+        self._header_bytes = self._tcp_at + (frame[VNET_BYTES + checksum_start + 12] >> 4) * 4
         self._payload_bytes = ip_bytes - self._header_bytes
         if self._payload_bytes < 0:
             raise ValueError("a GSO frame shorter than its headers")
-        self.segments = max(1, -(-self._payload_bytes // gso_bytes))
+        self.segments = max(1, -(-self._payload_bytes // self._gso_bytes))
 
     def bytes_of(self, start: int, stop: int) -> int:
         if self.segments == 1:
@@ -58,7 +59,8 @@ class Packet:
         return (stop - start) * self._header_bytes + payload
 
     def cut(self, start: int, stop: int) -> Self:
-        """Segments start to stop as a frame of their own: lengths, sequence number, flags and checksums put right."""
+        """Segments start to stop as a frame of their own: lengths, sequence number, flags and checksums
+        put right."""
         if start == 0 and stop == self.segments:
             return self
         first = start * self._gso_bytes
@@ -110,7 +112,7 @@ def ones_sum(data: bytes | bytearray) -> int:
     """The 16-bit one's complement sum of the internet checksum, not yet complemented."""
     if len(data) % 2:
         data = bytes(data) + b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total

@@ -25,6 +25,17 @@ def namespace_of(pid: int) -> int | None:
         return None
 
 
+def age_seconds(pid: int) -> float:
+    """How long ago a process started; 0 when it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    # The process's name comes second, in parentheses, and may contain anything.
+    started_ticks = int(stat.rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
+
+
 def processes_in(namespaces: Collection[int]) -> list[int]:
     own = os.getpid()
     return [pid for pid in process_ids() if pid != own and namespace_of(pid) in namespaces]

@@ -1,5 +1,5 @@
-"""The relay: carries frames from one host's TUN device to the other's through a `Link` each way, and answers control
-messages. One thread, one select, no other wait."""
+"""The relay: carries frames from one host's TUN device to the other's through a `Link` each way, and
+answers control messages. One thread, one select, no other wait."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class _Connection:
 
 
 class Relay:
-    """`describe` adds what only the keeper knows to a status. `watched` are descriptors that become readable when
-    the relay has to end."""
+    """`describe` adds what only the keeper knows to a status. `watched` are descriptors that become
+    readable when the relay has to end."""
 
     def __init__(
         self,
@@ -58,13 +58,13 @@ class Relay:
         watched: tuple[int, ...],
         describe: Callable[[], dict[str, Any]],
     ) -> None:
-        seed = Random(config.random_seed)
+        seed = Random(config.random_seed)  # noqa: S311
         self._paths = [
             _Path(
                 direction,
                 source=hosts[direction[0]],
                 target=hosts[direction[-1]],
-                link=Link(config.link(direction), Random(seed.random())),
+                link=Link(config.link(direction), Random(seed.random())),  # noqa: S311
             )
             for direction in DIRECTIONS
         ]
@@ -183,7 +183,7 @@ class Relay:
         by_direction = {path.direction: path for path in self._paths}
         unknown = set(changes) - set(by_direction)
         if unknown:
-            raise WanError("BadRequest", f"unknown direction {sorted(unknown)[0]!r}; there are {DIRECTIONS}")
+            raise WanError("BadRequest", f"unknown direction {min(unknown)!r}; there are {DIRECTIONS}")
         # All are checked before any is applied.
         wanted = [
             (path, changed(path.link.settings, changes[direction]))  # type: ignore[arg-type]

@@ -20,8 +20,9 @@ _MOST_TCP_BUFFER_BYTES = 512 * 1024**2
 class LinkSettings(BaseModel):
     """One direction of a link.
 
-    The rate counts IP packets (headers included, no Ethernet framing); None is unlimited. `queue_seconds` is a
-    length at the link's rate; without a rate there is no queue to fill. A `cut` link delivers nothing.
+    The rate counts IP packets (headers included, no Ethernet framing); None is unlimited. `queue_seconds`
+    is a length at the link's rate; without a rate there is no queue to fill. A `cut` link delivers
+    nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,9 +83,9 @@ def changed(settings: LinkSettings, change: LinkChange) -> LinkSettings:
 class WanConfig(BaseModel):
     """Two hosts, `a` and `b`, and the link between them.
 
-    `name` is how commands find the emulator; one is made up when it is None. With `host_access` each host can
-    also be reached from the network namespace that the emulator was started in, past the link and unshaped.
-    `slow_start_after_idle` and `congestion_control` are set inside the hosts only when given.
+    `name` is how commands find the emulator; one is made up when it is None. With `host_access` each host
+    can also be reached from the network namespace that the emulator was started in, past the link and
+    unshaped. `slow_start_after_idle` and `congestion_control` are set inside the hosts only when given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -134,10 +135,22 @@ def link_settings(values: dict[str, Any]) -> LinkSettings:
     try:
         return LinkSettings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise WanError("InvalidSetting", f"{field}: {reason}" if field else reason) from error
+        raise _first_fault(error) from error
+
+
+def wan_config(values: dict[str, Any]) -> WanConfig:
+    """As `link_settings`."""
+    try:
+        return WanConfig.model_validate(values)
+    except ValidationError as error:
+        raise _first_fault(error) from error
+
+
+def _first_fault(error: ValidationError) -> WanError:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    return WanError("InvalidSetting", f"{field}: {reason}" if field else reason)
 
 
 def tcp_buffer_bytes(a_to_b: LinkSettings, b_to_a: LinkSettings) -> int:

@@ -8,9 +8,10 @@ from prfaas_wan.settings import Direction, LinkSettings
 
 
 class DirectionStats(BaseModel):
-    """Counted in segments and bytes since the start; see `prfaas_wan.link.LinkStats`. `queued_bytes` wait for
-    the link, `held_bytes` are queued or under way. `unreadable_frames` and `undelivered_frames` were lost by the
-    emulator itself, and `device_dropped_packets` before it: anything but 0 says that it was overloaded."""
+    """Counted in segments and bytes since the start; see `prfaas_wan.link.LinkStats`. `queued_bytes` wait
+    for the link, `held_bytes` are queued or under way. `unreadable_frames` and `undelivered_frames` were
+    lost by the emulator itself, and `device_dropped_packets` before it: anything but 0 says that it was
+    overloaded."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,8 +38,8 @@ class DirectionStatus(BaseModel):
 
 
 class HostStatus(BaseModel):
-    """`access_address` reaches the host from outside, unshaped; None without host access. `namespace_path` is what
-    `nsenter --net=` takes."""
+    """`access_address` reaches the host from outside, unshaped; None without host access.
+    `namespace_path` is what `nsenter --net=` takes."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,6 +49,7 @@ class HostStatus(BaseModel):
     interface: str
     access_address: str | None
     outside_address: str | None
+    outside_interface: str | None
     namespace_path: str
     namespace_inode: int
 

@@ -1,25 +1,92 @@
-# Every target does its own set-up. `make` alone lists them.
+# Every target does its own set-up. `make` alone lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-# The set-up needs nothing but a Python of the standard library; everything else runs from .venv.
-SETUP_PYTHON := $(shell for p in python3 python3.11 python3.12 python3.13; do "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
-SETUP := PYTHONPATH=e2e $(or $(SETUP_PYTHON),python3) -m prfaas_setup
+# The set-up needs nothing but a Python 3.11 or newer; everything else runs from .venv.
+SETUP = PYTHONPATH=e2e "$$(e2e/prfaas_setup/find-python)" -m prfaas_setup
 BIN := .venv/bin
-export PYTHONDONTWRITEBYTECODE ?= 1
+ARGS ?=
+# How many generated inputs each test of make fuzz gets.
+FUZZ_EXAMPLES ?= 20000
+PYTEST := $(BIN)/python -m pytest
+NOT_SLOW := not engine_full and not gpu
 
-.PHONY: help venv lock engine models doctor check test test-engines fuzz bench demo gpu-check clean clean-cache
+# The parts of a target use the same two cores and the same caches.
+.NOTPARALLEL:
+
+.PHONY: help venv lock system engine models doctor check format test test-project test-connector test-engines \
+        fuzz bench demo gpu-check clean clean-cache
 
 help: ## List the targets
 	@echo "prfaas: a prompt prefilled in one region and decoded in another"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
+demo: venv system engine ## Show it: two emulated regions, real engines (options: make demo ARGS='--json')
+	@$(SETUP) model smollm2-135m > /dev/null
+	@$(BIN)/prfaas demo $(ARGS)
+
+check: venv ## Format, lint, types and import rules
+	@echo "== ruff format"
+	@$(BIN)/ruff format --check --quiet .
+	@echo "== ruff check"
+	@$(BIN)/ruff check --quiet .
+	@echo "== mypy"
+	@$(BIN)/mypy
+	@echo "== import-linter"
+	@$(BIN)/lint-imports --no-timings | sed -n '/^Analyzed/,$$p'
+
+test: check test-project test-connector ## Everything that must pass before a change goes in, with real engines
+
+test-project: venv system engine
+	@echo "== tests of the project (engines: real vLLM on this CPU)"
+	@PRFAAS_REQUIRE_ENGINE=1 $(PYTEST) -m "$(NOT_SLOW)" $(ARGS)
+
+test-connector: venv engine
+	@echo "== tests of the connector inside the engine's environment"
+	@$(SETUP) in-engine -m pytest -m "$(NOT_SLOW) and not engine" $(ARGS) tests/connector
+
+test-engines: venv system engine ## The long matrix: every kind of KV cache, every case, real engines
+	@PRFAAS_REQUIRE_ENGINE=1 $(PYTEST) -m engine_full $(ARGS)
+
+fuzz: venv ## Byte parsers under generated input, longer than in make test (FUZZ_EXAMPLES=20000)
+	@PRFAAS_HYPOTHESIS=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) -m fuzz --timeout=0 $(ARGS)
+
+bench: venv system engine ## Measure, and write the tables of docs/benchmarks.md
+	@$(SETUP) bench-system
+	@$(BIN)/prfaas bench $(ARGS)
+
+gpu-check: ## The connector's device tests on a CUDA device; needs only torch and pytest
+	@e2e/prfaas_setup/gpu-check
+
+format: venv ## Format and mend what ruff can mend
+	@$(BIN)/ruff check --quiet --fix . || true
+	@$(BIN)/ruff format .
+
 venv: ## Create or refresh .venv from requirements/dev.txt
 	@$(SETUP) venv
 
+system:
+	@$(SETUP) system
+
+engine: venv ## Build the engine's environment in the user's cache folder
+	@$(SETUP) engine > /dev/null
+
+models: venv ## Make the models of the tests and the demo now, not on demand
+	@$(SETUP) models
+
+doctor: ## Say what is there and what is missing
+	@$(SETUP) doctor
+
 lock: venv ## Resolve all dependencies anew and write requirements/*.txt
 	@$(SETUP) lock
+
+clean: ## Remove what was built in this folder
+	rm -rf .venv .run dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+clean-cache: ## Remove the engine and the models from the user's cache folder
+	@$(SETUP) clean-cache

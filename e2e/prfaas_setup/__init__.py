@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from prfaas_setup.engine import engine_env, engine_is_built, ensure_engine
-from prfaas_setup.models import MODELS, ensure_model, model_is_made
+from prfaas_setup.models import MODELS, Model, ensure_model, model_is_made
 from prfaas_setup.progress import SetupError
 
 __all__ = [
     "MODELS",
+    "Model",
     "SetupError",
     "engine_env",
     "engine_is_built",

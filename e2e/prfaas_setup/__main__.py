@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,12 @@ from prfaas_setup.progress import SetupError
 
 def _engine(_: argparse.Namespace) -> None:
     print(engine.ensure_engine())
+
+
+def _in_engine(chosen: argparse.Namespace) -> None:
+    python = engine.ensure_engine()
+    # In place of this process, so that signals and the exit status are the command's own.
+    os.execve(python, [str(python), *chosen.arguments], {**os.environ, **engine.engine_env()})  # noqa: S606
 
 
 def _models(chosen: argparse.Namespace) -> None:
@@ -57,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("venv", "create or refresh .venv", _venv)
     add("lock", "resolve requirements/*.txt anew", _lock)
     add("engine", "build the engine environment and print its Python", _engine)
+    inside = add("in-engine", "run the engine's Python with the connector importable", _in_engine)
+    inside.add_argument("arguments", nargs=argparse.REMAINDER)
     one = add("model", "make one model and print its folder", _models)
     one.add_argument("names", nargs=1, metavar="NAME", help=", ".join(models.MODELS))
     add("models", "make all models and print their folders", _models).set_defaults(names=list(models.MODELS))

@@ -130,7 +130,7 @@ def _build(folder: Path) -> None:
         )
         _name_distribution(folder)
     with step("first start of the engine's Python"):
-        check = "import vllm._C, importlib.metadata as m; assert m.version('vllm').endswith('+cpu')"
+        check = "import torch, vllm._C, importlib.metadata as m; assert m.version('vllm').endswith('+cpu')"
         run([folder / "bin" / "python", "-I", "-c", check], timeout_seconds=CHECK_SECONDS)
     (folder / MARKER).write_text(engine_key())
     if leftover_folders():

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    LlamaConfig,
     LlamaForCausalLM,
 )
 
@@ -33,7 +34,8 @@ TINY: dict[str, Any] = {
     "bos_token_id": BOS_TOKEN,
     "eos_token_id": EOS_TOKEN,
     "pad_token_id": EOS_TOKEN,
-    "tie_word_embeddings": True,
+    # With tied embeddings a model that knows nothing repeats its last token.
+    "tie_word_embeddings": False,
 }
 # By model name: transformers' model type, what differs from TINY, and the type of the weights.
 RECIPES: dict[str, tuple[str, dict[str, Any], torch.dtype]] = {
@@ -116,7 +118,10 @@ def convert_real_model(target: Path) -> None:
     source = Path(found.origin).parent
     (weights,) = source.glob("*.gguf")
     read = AutoModelForCausalLM.from_pretrained(source, gguf_file=weights.name, dtype=torch.float32)
-    model = LlamaForCausalLM(read.config)
+    config = LlamaConfig(**read.config.to_diff_dict())
+    # The weights are plain numbers from here on, and an engine would look for a quantised kernel.
+    del config.quantization_config
+    model = LlamaForCausalLM(config)
     model.load_state_dict(read.state_dict())
     model.tie_weights()
     model.to(torch.bfloat16)

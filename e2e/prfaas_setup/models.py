@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from prfaas_setup import locations
@@ -18,12 +19,39 @@ from prfaas_setup.progress import SetupError, run, step
 
 BUILD_SECONDS = 600.0
 REAL_MODEL = "smollm2-135m"
-MODELS: dict[str, str] = {
-    REAL_MODEL: "SmolLM2-135M-Instruct with its real weights: full attention",
-    "tiny-sliding-window": "Gemma 3 text style: sliding window of 128 tokens beside full attention",
-    "tiny-mamba2": "Granite 4 hybrid style: Mamba2 states beside attention",
-    "tiny-gated-delta-net": "Qwen3-Next style: gated delta net states beside attention (bfloat16)",
-    "tiny-mla": "DeepSeek V3 style: multi-head latent attention",
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model is, and the arguments of `vllm serve` that it needs on a CPU."""
+
+    description: str
+    serve_arguments: tuple[str, ...]
+
+
+MODELS: dict[str, Model] = {
+    REAL_MODEL: Model(
+        "SmolLM2-135M-Instruct with its real weights: full attention",
+        ("--dtype", "float32"),
+    ),
+    "tiny-sliding-window": Model(
+        "Gemma 3 text style: sliding window of 128 tokens beside full attention",
+        ("--dtype", "float32"),
+    ),
+    # vLLM's Mamba2 kernel for CPUs returns no states in mid-prompt, and its prefix cache fails without them.
+    "tiny-mamba2": Model(
+        "Granite 4 hybrid style: Mamba2 states beside attention",
+        ("--dtype", "float32", "--no-enable-prefix-caching"),
+    ),
+    "tiny-gated-delta-net": Model(
+        "Qwen3-Next style: gated delta net states beside attention",
+        ("--dtype", "bfloat16"),
+    ),
+    # vLLM's rotary embedding for CPUs is wrong for the shapes that latent attention passes to it.
+    "tiny-mla": Model(
+        "DeepSeek V3 style: multi-head latent attention",
+        ("--dtype", "float32", "--compilation-config", '{"custom_ops":["-rotary_embedding"]}'),
+    ),
 }
 
 
@@ -60,7 +88,7 @@ def ensure_model(name: str) -> Path:
         if folder.is_dir():
             return folder
         with (
-            step(f"model {folder.name} ({MODELS[name]})"),
+            step(f"model {folder.name} ({MODELS[name].description})"),
             tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as scratch,
         ):
             made = Path(scratch) / "model"

@@ -30,14 +30,13 @@ demo: venv system engine ## Show it: two emulated regions, real engines (options
 	@$(BIN)/prfaas demo $(ARGS)
 
 check: venv ## Format, lint, types and import rules
-	@echo "== ruff format"
-	@$(BIN)/ruff format --check --quiet .
-	@echo "== ruff check"
-	@$(BIN)/ruff check --quiet .
-	@echo "== mypy"
-	@$(BIN)/mypy
-	@echo "== import-linter"
-	@$(BIN)/lint-imports --no-timings | sed -n '/^Analyzed/,$$p'
+	@failed=""; \
+	step() { echo "== $$*"; "$(BIN)/$$@" || failed="$$failed $$1"; }; \
+	step ruff format --check --output-format concise .; \
+	step ruff check --output-format concise .; \
+	step mypy; \
+	step lint-imports --no-logo; \
+	[ -z "$$failed" ] || { echo "check failed:$$failed (make format mends the format)"; exit 1; }
 
 test: check test-project test-connector ## Everything that must pass before a change goes in, with real engines
 

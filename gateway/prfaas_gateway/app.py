@@ -1,0 +1,192 @@
+"""The two HTTP applications: the clients' API, and health and metrics on a port of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from prfaas_gateway.classify import Endpoint
+from prfaas_gateway.errors import GatewayError, unavailable
+from prfaas_gateway.exchange import Exchange
+from prfaas_gateway.services import Services
+
+_log = logging.getLogger(__name__)
+_CREATED = int(time.time())
+
+
+def client_app(services: Services) -> web.Application:
+    """OpenAI's API, as far as it exists here."""
+    app = web.Application(client_max_size=services.config.limits.max_body_bytes)
+    for endpoint in Endpoint:
+        app.router.add_post(endpoint.value, _Generate(services, endpoint))
+    models = _Models(services)
+    app.router.add_get("/v1/models", models.all)
+    app.router.add_get("/v1/models/{name:.+}", models.one)
+    app.router.add_route("*", "/{path:.*}", _not_here)
+    return app
+
+
+def health_app(services: Services) -> web.Application:
+    """Probes and metrics."""
+    health = _HealthPages(services)
+    app = web.Application()
+    app.router.add_get("/healthz", health.alive)
+    app.router.add_get("/readyz", health.ready)
+    app.router.add_get("/metrics", health.metrics)
+    return app
+
+
+class _Generate:
+    def __init__(self, services: Services, endpoint: Endpoint) -> None:
+        self._services = services
+        self._endpoint = endpoint
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        services = self._services
+        exchange = Exchange(services, request, self._endpoint, services.clock())
+        status, code = 500, "InternalError"
+        services.in_flight += 1
+        try:
+            response = await self._serve(exchange)
+            status, code = response.status, exchange.record.code
+            if code == "OK" and status >= 400:
+                code = f"Http{status}"
+        except GatewayError as error:
+            status, code = error.status, error.code
+            response = _error_response(error, exchange.route_headers())
+        except (asyncio.CancelledError, ConnectionResetError):
+            status, code = 499, "ClientGone"
+            exchange.record.client_gone = True
+            services.metrics.client_gone.inc()
+            exchange.abandon()
+            raise
+        except Exception:
+            _log.exception("a request failed inside the gateway")
+            exchange.abandon()
+            if exchange.response is not None:
+                # Headers are out; closing the connection is the only honest end.
+                raise
+            response = _error_response(GatewayError(500, code, "the gateway failed; this is a bug"), {})
+        finally:
+            services.in_flight -= 1
+            exchange.close(status, code)
+            services.supervisor.start(exchange.conclude(), "conclude request")
+        return response
+
+    async def _serve(self, exchange: Exchange) -> web.StreamResponse:
+        services = self._services
+        if services.draining:
+            raise unavailable("Draining", "this gateway is shutting down; try again")
+        if services.in_flight > services.config.limits.max_in_flight:
+            raise unavailable("Overloaded", "the gateway serves as many requests as it may; try again")
+        with services.budget.account() as account:
+            return await exchange.serve(account)
+
+
+def _error_response(error: GatewayError, headers: dict[str, str]) -> web.Response:
+    response = web.Response(
+        status=error.status,
+        body=error.body(),
+        content_type="application/json",
+        headers={"Server": "prfaas-gateway", **headers},
+    )
+    if error.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if error.oversized:
+        response.force_close()
+    return response
+
+
+class _Models:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def all(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            {"object": "list", "data": [self._card(name) for name in self._services.models]}
+        )
+
+    async def one(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in self._services.models:
+            return _error_response(
+                GatewayError(
+                    404, "model_not_found", "this model does not exist here; see /v1/models", param="model"
+                ),
+                {},
+            )
+        return web.json_response(self._card(name))
+
+    def _card(self, name: str) -> dict[str, object]:
+        model = self._services.models[name].config
+        return {
+            "id": name,
+            "object": "model",
+            "created": _CREATED,
+            "owned_by": "prfaas",
+            "root": model.name,
+            "parent": None if name == model.name else model.name,
+            "max_model_len": model.max_model_tokens,
+        }
+
+
+async def _not_here(request: web.Request) -> web.Response:
+    offered = {endpoint.value: "POST" for endpoint in Endpoint} | {"/v1/models": "GET"}
+    method = offered.get(request.path)
+    if method is not None:
+        error = GatewayError(405, "MethodNotAllowed", f"{request.path} takes {method}")
+        return _error_response(error, {"Allow": method})
+    return _error_response(
+        GatewayError(404, "NotFound", f"this gateway offers {', '.join(offered)} and nothing else"), {}
+    )
+
+
+class _HealthPages:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def alive(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """Ready while every model has a decode engine that would be asked."""
+        services, now = self._services, self._services.clock()
+        if services.draining:
+            return web.json_response({"status": "draining"}, status=503)
+        missing = [
+            model.name
+            for model in services.config.models
+            if not any(d.serves(model.name) and d.engine.healthy(now) for d in services.fleet.decoders)
+        ]
+        if missing:
+            return web.json_response({"status": "no decode engine", "models": missing}, status=503)
+        return web.json_response({"status": "ready"})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        observe(self._services)
+        body = generate_latest(self._services.metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def observe(services: Services) -> None:
+    """Bring gauges up to date from the state that they show."""
+    metrics, now = services.metrics, services.clock()
+    metrics.in_flight.set(services.in_flight)
+    metrics.buffered_bytes.set(services.budget.used_bytes)
+    metrics.background_jobs.set(len(services.supervisor))
+    metrics.background_jobs_dropped.set(services.supervisor.dropped)
+    for decoder in services.fleet.decoders:
+        metrics.engine_healthy.labels(decoder.name, "engine").set(decoder.engine.healthy(now))
+        metrics.engine_healthy.labels(decoder.name, "sidecar").set(decoder.can_receive(now))
+        metrics.engine_load.labels(decoder.name).set(decoder.in_flight)
+        metrics.prefix_index_blocks.labels(decoder.name).set(len(decoder.index))
+        for model, agrees in decoder.tokenizer_agrees.items():
+            metrics.tokenizer_agrees.labels(decoder.name, model).set(agrees)
+    for prefiller in services.fleet.prefillers:
+        metrics.engine_healthy.labels(prefiller.name, "sidecar").set(prefiller.sidecar.healthy(now))
+        metrics.engine_load.labels(prefiller.name).set(prefiller.in_flight_tokens)
+        metrics.prefix_index_blocks.labels(prefiller.name).set(len(prefiller.index))

@@ -1,0 +1,302 @@
+"""One attempt at a request: a decode leg and, when remote, the prefill leg that feeds it.
+
+An attempt ends with an answer that has begun, or it leaves nothing behind: both legs are cancelled and both
+sidecars are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from yarl import URL
+
+from prfaas_gateway.control import ControlClient, ControlError, ControlTarget, TransferRecord, new_transfer_id
+from prfaas_gateway.decode_leg import Answer, DecodeError
+from prfaas_gateway.fleet import Decoder, Prefiller
+from prfaas_gateway.intake import Intake
+from prfaas_gateway.ladder import Step
+from prfaas_gateway.prompt import PreparedPrompt
+from prfaas_gateway.services import Services
+from prfaas_gateway.streams import Account
+
+_RESPONSE_SLACK_SECONDS = 2
+"""What a prefill leg's HTTP answer may take beyond the transfer's deadline."""
+
+_PATH_CODES = frozenset(
+    {
+        "ChecksumMismatch",
+        "DeadlineExceeded",
+        "FingerprintMismatch",
+        "LayoutMismatch",
+        "LinkLost",
+        "NotAuthorised",
+        "PeerNotAllowed",
+        "PeerSilent",
+        "PeerUnreachable",
+        "ProtocolError",
+    }
+)
+"""Ends of a transfer that speak against its producer or the way to it."""
+
+
+class RetryRemoteError(Exception):
+    """This attempt is given up for another one with another prefill engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What both legs of a remote attempt agree on.
+
+    Attributes:
+        uncached_tokens: what the prefill engine is believed to have to compute.
+    """
+
+    id: str
+    control: ControlClient
+    prefiller: Prefiller
+    producer: ControlTarget
+    consumer: ControlTarget
+    consumer_identity: str
+    prompt: PreparedPrompt
+    uncached_tokens: int
+    deadline_seconds: float
+
+    @classmethod
+    def plan(
+        cls, services: Services, intake: Intake, decoder: Decoder, prefiller: Prefiller, matched_blocks: int
+    ) -> Transfer:
+        """A new transfer for a request that may be remote."""
+        prompt, control, consumer = intake.prompt, services.control, decoder.config.identity
+        if prompt is None or control is None or consumer is None:
+            raise AssertionError("a remote attempt needs tokens, a control client and a decode sidecar")
+        uncached = max(1, prompt.tokens - matched_blocks * intake.model.config.block_tokens)
+        timeouts = services.config.timeouts
+        return cls(
+            id=new_transfer_id(),
+            control=control,
+            prefiller=prefiller,
+            producer=services.fleet.targets[prefiller.name],
+            consumer=services.fleet.targets[decoder.name],
+            consumer_identity=consumer,
+            prompt=prompt,
+            uncached_tokens=uncached,
+            deadline_seconds=round(
+                timeouts.transfer_seconds + timeouts.transfer_seconds_per_1000_tokens * prompt.tokens / 1000,
+                3,
+            ),
+        )
+
+    def prefill_body(self, model: str, cache_salt: str) -> bytes:
+        """The prefill leg's body: these fields and no others, whatever the client sent."""
+        fields = {
+            "model": model,
+            "max_tokens": 1,
+            "stream": False,
+            "kv_transfer_params": {
+                "prfaas": {
+                    "version": 1,
+                    "leg": "prefill",
+                    "transfer_id": self.id,
+                    "prompt_digest": self.prompt.digest,
+                    "consumer": self.consumer_identity,
+                    "deadline_seconds": self.deadline_seconds,
+                }
+            },
+        }
+        if cache_salt:
+            fields["cache_salt"] = cache_salt
+        head = json.dumps(fields, separators=(",", ":")).encode()
+        return b'{"prompt":' + self.prompt.ids_json + b"," + head[1:]
+
+    def decode_params(self) -> bytes:
+        """``kv_transfer_params`` of the decode leg, as JSON."""
+        prfaas = {
+            "version": 1,
+            "leg": "decode",
+            "transfer_id": self.id,
+            "prompt_digest": self.prompt.digest,
+            "producer": {
+                "address": self.prefiller.config.kv_address,
+                "identity": self.prefiller.config.identity,
+            },
+            "deadline_seconds": self.deadline_seconds,
+        }
+        text = json.dumps(prfaas, separators=(",", ":")).encode()
+        return b'{"prompt_token_ids":' + self.prompt.ids_json + b',"prfaas":' + text + b"}"
+
+
+PrefillVerdict = Callable[[ControlError, int | None], Step]
+"""Asks the ladder what follows from a failed prefill leg and the units that have landed so far."""
+
+
+class Attempt:
+    """Runs the legs of one attempt."""
+
+    def __init__(
+        self,
+        services: Services,
+        intake: Intake,
+        decoder: Decoder,
+        transfer: Transfer | None,
+        headers: list[tuple[str, str]],
+        trace_headers: dict[str, str],
+    ) -> None:
+        self.decoder = decoder
+        self.transfer = transfer
+        self.landed_units: int | None = None
+        self._services = services
+        self._intake = intake
+        self._headers = headers
+        self._trace_headers = trace_headers
+        self._prefill: asyncio.Task[ControlError | None] | None = None
+
+    async def first_byte(self, url: URL, account: Account, verdict: PrefillVerdict) -> Answer:
+        """Run both legs until the decode leg has something for the client.
+
+        Raises:
+            DecodeError: the decode leg failed.
+            RetryRemoteError: the prefill leg failed, and ``verdict`` chose another attempt.
+        """
+        decode = asyncio.create_task(self._run_decode(url, account), name="decode leg")
+        waiting: set[asyncio.Task[object]] = {decode}
+        if self.transfer is not None:
+            self._prefill = asyncio.create_task(self._run_prefill(self.transfer), name="prefill leg")
+            waiting.add(self._prefill)
+        try:
+            while not decode.done():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if self._prefill in done and not decode.done():
+                    await self._prefill_ended(verdict)
+            return self._begun(decode.result())
+        except BaseException:
+            decode.cancel()
+            decode.add_done_callback(_discard)
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Nobody wants the KV any more: end the prefill leg and tell both sidecars, in the background."""
+        if self._prefill is not None:
+            self._prefill.cancel()
+        if self.transfer is not None:
+            self._services.supervisor.start(self._cancel(self.transfer), "cancel transfer")
+
+    async def record(self) -> TransferRecord | None:
+        """What the consumer's sidecar says of the transfer; None when there is nothing to learn."""
+        if self.transfer is None:
+            return None
+        try:
+            return await self.transfer.control.transfer(self.transfer.consumer, self.transfer.id)
+        except ControlError:
+            return None
+
+    def learn_from(self, record: TransferRecord) -> None:
+        """Let the end of a transfer count for or against its producer."""
+        if self.transfer is None:
+            return
+        code = record.code or "running"
+        self._services.metrics.transfers.labels(self.transfer.prefiller.name, code).inc()
+        if code in _PATH_CODES:
+            self.transfer.prefiller.sidecar.failed(self._services.clock())
+
+    async def _run_decode(self, url: URL, account: Account) -> Answer:
+        body = self._intake.body
+        data = body.raw if self.transfer is None else body.with_transfer(self.transfer.decode_params())
+        return await self._services.decode.open(url, data, self._headers, account)
+
+    async def _run_prefill(self, transfer: Transfer) -> ControlError | None:
+        prefiller, name = transfer.prefiller, transfer.prefiller.name
+        body = transfer.prefill_body(self._intake.model.name, self._intake.kind.cache_salt)
+        headers = {"x-request-id": f"prfaas-{transfer.id}", **self._trace_headers}
+        legs = self._services.metrics.prefill_legs
+        with prefiller.work(transfer.uncached_tokens):
+            try:
+                await transfer.control.prefill(
+                    transfer.producer, body, headers, transfer.deadline_seconds + _RESPONSE_SLACK_SECONDS
+                )
+            except ControlError as error:
+                legs.labels(name, error.code).inc()
+                if error.blames_peer:
+                    prefiller.sidecar.failed(self._services.clock())
+                return error
+        legs.labels(name, "OK").inc()
+        prefiller.sidecar.succeeded(self._services.clock())
+        prefiller.index.add(transfer.prompt.block_hashes)
+        return None
+
+    async def _prefill_ended(self, verdict: PrefillVerdict) -> None:
+        if self._prefill is None or self.transfer is None:
+            return
+        error = self._prefill.result()
+        if error is None:
+            return
+        self.landed_units = await self._landed_units(self.transfer)
+        if verdict(error, self.landed_units) is Step.RETRY_REMOTE:
+            raise RetryRemoteError
+        try:
+            await self.transfer.control.fail(self.transfer.consumer, self.transfer.id, "PrefillFailed")
+        except ControlError as unheard:
+            # The engine then waits until its own deadline; the circuit keeps the next request from that.
+            if unheard.blames_peer:
+                self.decoder.sidecar.failed(self._services.clock())
+
+    async def _landed_units(self, transfer: Transfer) -> int | None:
+        """Units on the decode side: 0 only when another transfer would lose nothing."""
+        try:
+            record = await transfer.control.transfer(transfer.consumer, transfer.id)
+        except ControlError:
+            return None
+        if record is None:
+            return 0
+        # An ended transfer: the engine computes already, and a new attempt would throw that away.
+        return None if record.ended and record.units_landed == 0 else record.units_landed
+
+    def _begun(self, answer: Answer) -> Answer:
+        if answer.status >= 400:
+            self.abandon()
+            return answer
+        self.decoder.engine.succeeded(self._services.clock())
+        self.decoder.index.add(self._intake.block_hashes)
+        if self._prefill is not None and not self._prefill.done():
+            self._services.supervisor.start(self._finish_prefill(self._prefill), "finish prefill leg")
+        return answer
+
+    async def _finish_prefill(self, prefill: asyncio.Task[ControlError | None]) -> None:
+        """A prefill leg is useful for a moment longer: its answer may be on its way over the WAN."""
+        grace = self._services.config.timeouts.prefill_grace_seconds
+        done, _ = await asyncio.wait({prefill}, timeout=grace)
+        if not done:
+            prefill.cancel()
+            if self.transfer is not None:
+                await self._tell_cancelled(self.transfer, self.transfer.producer)
+
+    async def _cancel(self, transfer: Transfer) -> None:
+        await asyncio.gather(
+            self._tell_cancelled(transfer, transfer.consumer),
+            self._tell_cancelled(transfer, transfer.producer),
+        )
+
+    async def _tell_cancelled(self, transfer: Transfer, target: ControlTarget) -> None:
+        try:
+            await transfer.control.cancel(target, transfer.id)
+        except ControlError as error:
+            # Leases free what a cancel that is not heard would have freed.
+            self._services.metrics.ladder_steps.labels("cancel_unheard", error.code).inc()
+
+
+def _discard(decode: asyncio.Task[Answer]) -> None:
+    """Close an answer that came too late for anybody to read."""
+    if not decode.cancelled() and decode.exception() is None:
+        decode.result().close()
+
+
+def blame(decoder: Decoder, error: DecodeError, now: float) -> None:
+    """Let a failed decode leg count against its engine."""
+    if error.blames_engine:
+        decoder.engine.failed(now)
+    if error.code in ("PeerUnreachable", "StreamEmpty"):
+        # Most likely a restart: its cache is gone.
+        decoder.index.forget()

@@ -1,0 +1,295 @@
+"""The gateway's one configuration file. A bad file is refused with the field and the reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from yarl import URL
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the text has one line per problem, each with its field."""
+
+
+def _address(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if (
+        not separator
+        or not port.isdigit()
+        or not 0 <= int(port) <= 65_535
+        or (":" in host and host[0] != "[")
+    ):
+        raise ValueError("must be host:port, an IPv6 host in brackets")
+    return value
+
+
+def _spiffe(value: str) -> str:
+    if not re.fullmatch(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+", value):
+        raise ValueError(
+            "must be a SPIFFE URI such as spiffe://example.org/region/eu/ns/llm/pool/DecodePool/chat"
+        )
+    return value
+
+
+def _url(*schemes: str) -> AfterValidator:
+    def check(value: str) -> str:
+        url = URL(value)
+        if url.scheme not in schemes or not url.host or url.query_string or url.fragment or url.user:
+            raise ValueError(
+                f"must be a URL with {' or '.join(schemes)}, a host, and no query or credentials"
+            )
+        return value.rstrip("/")
+
+    return AfterValidator(check)
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Identity = Annotated[str, AfterValidator(_spiffe)]
+EngineUrl = Annotated[str, _url("http", "https")]
+ControlUrl = Annotated[str, _url("https")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,252}$")]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port`` as a pair; an empty host means every interface."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tls(_Section):
+    """The gateway's own certificate, and the authorities that sidecars must be signed by."""
+
+    certificate: Path
+    key: Path
+    trust_bundle: Path
+
+
+class Model(_Section):
+    """A model that this gateway serves."""
+
+    name: Name
+    tokenizer: Path
+    """Folder with tokenizer.json, tokenizer_config.json and, if the model has one, chat_template.jinja."""
+    max_model_tokens: Count
+    threshold_tokens: Annotated[int, Field(ge=0)]
+    """Uncached prompt length up to which prefill stays local."""
+    block_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
+    """The engines' block size: prefixes are compared in whole blocks."""
+    adapters: tuple[Name, ...] = ()
+    """Names of LoRA adapters that the engines serve on top of this model; their requests stay local."""
+    chat_template: Path | None = None
+    """A template file that the engines were started with (`--chat-template`)."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """The engines' `--default-chat-template-kwargs`."""
+    content_format: Literal["auto", "string", "openai"] = "auto"
+    """The engines' `--chat-template-content-format`."""
+    render_chat: bool = True
+    """False for models whose engines do not render with the tokenizer's template: their chats stay local."""
+
+
+class DecodeEngine(_Section):
+    """An engine of this region that answers clients, and its sidecar."""
+
+    name: Name
+    url: EngineUrl
+    control: ControlUrl | None = None
+    """Control listener of its sidecar; without one every request of this engine stays local."""
+    identity: Identity | None = None
+    models: tuple[Name, ...] = ()
+    """Models that it serves; none named means all."""
+    max_in_flight: Count = 256
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.control is None) != (self.identity is None):
+            raise ValueError("control and identity go together")
+        return self
+
+
+class PrefillEngine(_Section):
+    """An engine, near or far, that prefills for this region."""
+
+    name: Name
+    control: ControlUrl
+    kv_address: Address
+    """Where its sidecar lets consumers pull KV."""
+    identity: Identity
+    models: tuple[Name, ...] = ()
+    max_in_flight_tokens: Count = 1_000_000
+
+
+class Timeouts(_Section):
+    """Every wait of the request path has one of these."""
+
+    connect_seconds: Seconds = 5
+    body_seconds: Seconds = 30
+    prepare_seconds: Seconds = 30
+    first_byte_seconds: Seconds = 300
+    idle_seconds: Seconds = 120
+    request_seconds: Seconds = 3600
+    client_write_seconds: Seconds = 60
+    transfer_seconds: Seconds = 30
+    """Base of the transfer's deadline."""
+    transfer_seconds_per_1000_tokens: Annotated[float, Field(ge=0, le=3600)] = 2
+    """What each 1,000 uncached tokens add to the transfer's deadline."""
+    prefill_grace_seconds: Seconds = 2
+    """How long a prefill leg may go on after the answer has begun."""
+    retry_within_seconds: Seconds = 10
+    """How old a request may be when a failed leg is tried again elsewhere."""
+    control_seconds: Seconds = 2
+    drain_seconds: Seconds = 60
+
+
+class Limits(_Section):
+    """Every buffer and queue of the request path has one of these."""
+
+    max_in_flight: Count = 1024
+    max_body_bytes: Count = 16 << 20
+    max_response_bytes: Count = 32 << 20
+    """Largest answer that is not streamed."""
+    max_event_bytes: Count = 4 << 20
+    max_buffered_bytes: Count = 128 << 20
+    """Request and response bodies of all requests together."""
+    remote_attempts: Annotated[int, Field(ge=1, le=5)] = 2
+    decode_attempts: Annotated[int, Field(ge=1, le=5)] = 2
+    tokenizer_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    prefix_index_blocks: Count = 50_000
+    """Blocks remembered per engine; about 100 bytes each."""
+    background_tasks: Count = 4096
+
+
+class Health(_Section):
+    """How engines are judged."""
+
+    probe_seconds: Seconds = 5
+    failure_limit: Annotated[float, Field(ge=1, le=100)] = 3
+    failure_half_life_seconds: Seconds = 10
+    check_tokenizer: bool = True
+    """Compare with each decode engine's /tokenize before anything goes remote."""
+
+
+class Config(_Section):
+    """The whole file."""
+
+    listen: Address = "0.0.0.0:8000"
+    health_listen: Address = "0.0.0.0:8002"
+    region: Name
+    identity: Identity | None = None
+    tls: Tls | None = None
+    models: Annotated[tuple[Model, ...], Field(min_length=1)]
+    decode_engines: Annotated[tuple[DecodeEngine, ...], Field(min_length=1)]
+    prefill_engines: tuple[PrefillEngine, ...] = ()
+    remote_prefill: bool = True
+    response_headers: bool = True
+    """Whether answers say how they were routed (`x-prfaas-*`)."""
+    tenant_header: HeaderName | None = None
+    """A header set by a trusted proxy; it separates tenants in the prefix index and goes no further."""
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    health: Health = Health()
+
+    def _engines(self) -> list[DecodeEngine | PrefillEngine]:
+        return [*self.decode_engines, *self.prefill_engines]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        models = [name for model in self.models for name in (model.name, *model.adapters)]
+        engines = [engine.name for engine in self._engines()]
+        for what, names in (("model or adapter", models), ("engine", engines)):
+            for name in _repeated(names):
+                raise ValueError(f"{what} {name!r} is named twice")
+        known = {model.name for model in self.models}
+        for engine in self._engines():
+            for name in engine.models:
+                if name not in known:
+                    raise ValueError(f"engine {engine.name!r} serves {name!r}, which is not among the models")
+        for name in known:
+            if not any(not engine.models or name in engine.models for engine in self.decode_engines):
+                raise ValueError(f"no decode engine serves model {name!r}")
+        needs_tls = self.prefill_engines or any(engine.control for engine in self.decode_engines)
+        if needs_tls and self.tls is None:
+            raise ValueError("tls is needed to speak to sidecars")
+        return self
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+
+
+def load(path: Path) -> Config:
+    """Read, check and complete the file; relative paths in it are relative to its folder.
+
+    Raises:
+        ConfigError: what is wrong, one line per field.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: must be a mapping of settings")
+    try:
+        config = Config.model_validate(raw)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_problems(error))) from error
+    return _with_absolute_paths(config, path.resolve().parent)
+
+
+def _problems(error: pydantic.ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        field = ".".join(str(part) for part in problem["loc"]) or "(file)"
+        lines.append(f"{field}: {problem['msg'].removeprefix('Value error, ')}")
+    return lines
+
+
+def _with_absolute_paths(config: Config, folder: Path) -> Config:
+    models = tuple(
+        model.model_copy(
+            update={
+                "tokenizer": folder / model.tokenizer,
+                "chat_template": folder / model.chat_template if model.chat_template else None,
+            }
+        )
+        for model in config.models
+    )
+    tls = config.tls and config.tls.model_copy(
+        update={name: folder / path for name, path in config.tls if isinstance(path, Path)}
+    )
+    config = config.model_copy(update={"models": models, "tls": tls})
+    missing = [
+        f"{field}: {path} does not exist"
+        for field, path in _files(config)
+        if path is not None and not path.exists()
+    ]
+    if missing:
+        raise ConfigError("\n".join(missing))
+    return config
+
+
+def _files(config: Config) -> Iterable[tuple[str, Path | None]]:
+    for index, model in enumerate(config.models):
+        yield f"models.{index}.tokenizer", model.tokenizer / "tokenizer.json"
+        yield f"models.{index}.chat_template", model.chat_template
+    if config.tls:
+        for name, path in config.tls:
+            yield f"tls.{name}", path

@@ -1,0 +1,200 @@
+"""The gateway's side of the sidecars' control interface (docs/contracts.md): prefill, fail, cancel, look."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from prfaas_gateway.streams import TooMuchError, read_all
+from prfaas_gateway.tls import Identity
+
+_MAX_ANSWER_BYTES = 1 << 20
+_PROBE_ID = "0" * 32
+
+
+def new_transfer_id() -> str:
+    """128 random bits as 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+@dataclass(eq=False)
+class ControlError(Exception):
+    """A call to a sidecar did not do what it should.
+
+    Attributes:
+        code: the sidecar's code, or ``PeerUnreachable``, ``PeerSilent``, ``NotAuthorised`` from this side.
+        retryable: whether another sidecar could do better with the same request.
+        blames_peer: whether it speaks against this sidecar's health.
+    """
+
+    code: str
+    retryable: bool
+    blames_peer: bool
+
+    def __str__(self) -> str:
+        return self.code
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRecord:
+    """What a sidecar knows of a transfer, as far as the gateway needs it.
+
+    Attributes:
+        code: how it ended ("complete" or the reason), or None while it runs.
+        ended: nothing more will land.
+        taken_tokens: what the engine took from it, or None before it did.
+    """
+
+    code: str | None
+    ended: bool
+    units_landed: int
+    taken_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlTarget:
+    """A sidecar's control listener and the identity that must answer there."""
+
+    url: URL
+    identity: Identity
+
+    @classmethod
+    def of(cls, url: str, identity: str) -> ControlTarget:
+        """Target from its configuration."""
+        return cls(URL(url), Identity(identity))
+
+
+class ControlClient:
+    """Calls to all sidecars over one pool of connections, kept warm because a WAN round trip costs."""
+
+    def __init__(self, context: ssl.SSLContext, connect_seconds: float, call_seconds: float) -> None:
+        connector = aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=30)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=call_seconds, sock_connect=connect_seconds),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        self._connect_seconds = connect_seconds
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def prefill(
+        self, target: ControlTarget, body: bytes, headers: dict[str, str], deadline_seconds: float
+    ) -> None:
+        """Run a prefill leg to its end; what the engine generated is thrown away.
+
+        Raises:
+            ControlError: the leg failed.
+        """
+        timeout = aiohttp.ClientTimeout(total=deadline_seconds, sock_connect=self._connect_seconds)
+        sent = {"content-type": "application/json", **headers}
+        async with self._call(
+            "POST", target, "/v1/prefill", data=body, headers=sent, timeout=timeout
+        ) as response:
+            if response.status != 200:
+                raise await _refusal(response)
+            await _read(response)
+
+    async def fail(self, target: ControlTarget, transfer_id: str, reason: str) -> None:
+        """Tell the consumer's sidecar that nothing more will come.
+
+        Raises:
+            ControlError: the sidecar did not take it.
+        """
+        await self._post(target, f"/v1/transfers/{transfer_id}/fail", {"reason": reason})
+
+    async def cancel(self, target: ControlTarget, transfer_id: str) -> None:
+        """Tell a sidecar that nobody wants the transfer any more.
+
+        Raises:
+            ControlError: the sidecar did not take it.
+        """
+        await self._post(target, f"/v1/transfers/{transfer_id}/cancel", {})
+
+    async def transfer(self, target: ControlTarget, transfer_id: str) -> TransferRecord | None:
+        """What the sidecar knows of a transfer; None when it knows nothing.
+
+        Raises:
+            ControlError: the sidecar did not answer sensibly.
+        """
+        async with self._call("GET", target, f"/v1/transfers/{transfer_id}") as response:
+            if response.status == 404:
+                return None
+            if response.status != 200:
+                raise await _refusal(response)
+            return _record(await _read(response))
+
+    async def probe(self, target: ControlTarget) -> None:
+        """See that the sidecar answers and accepts this gateway. Asks for a transfer that cannot exist.
+
+        Raises:
+            ControlError: it does not.
+        """
+        await self.transfer(target, _PROBE_ID)
+
+    async def _post(self, target: ControlTarget, path: str, body: dict[str, Any]) -> None:
+        async with self._call("POST", target, path, json=body) as response:
+            if response.status not in (200, 204):
+                raise await _refusal(response)
+
+    @asynccontextmanager
+    async def _call(
+        self, method: str, target: ControlTarget, path: str, **arguments: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self._session.request(
+                method, target.url.with_path(path), ssl=target.identity, allow_redirects=False, **arguments
+            ) as response:
+                yield response
+        except aiohttp.ServerFingerprintMismatch as error:
+            raise ControlError("NotAuthorised", retryable=True, blames_peer=True) from error
+        except TimeoutError as error:
+            code = "PeerUnreachable" if isinstance(error, aiohttp.ConnectionTimeoutError) else "PeerSilent"
+            raise ControlError(code, retryable=True, blames_peer=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ControlError("PeerUnreachable", retryable=True, blames_peer=True) from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await read_all(response.content, _MAX_ANSWER_BYTES)
+    except TooMuchError as error:
+        raise ControlError("ProtocolError", retryable=True, blames_peer=True) from error
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> ControlError:
+    code, retryable = f"Http{response.status}", response.status >= 429
+    try:
+        error = json.loads(await _read(response))["error"]
+        code, retryable = str(error["code"]), bool(error.get("retryable", retryable))
+    except (ValueError, KeyError, TypeError, ControlError):
+        # An engine's own error comes without our shape; its status says enough.
+        pass
+    return ControlError(
+        code[:64], retryable=retryable, blames_peer=response.status >= 500 or response.status == 403
+    )
+
+
+def _record(body: bytes) -> TransferRecord:
+    try:
+        fields = json.loads(body)
+        taken = fields.get("taken_tokens")
+        return TransferRecord(
+            code=None if fields.get("code") is None else str(fields["code"]),
+            ended=fields.get("ended_at") is not None,
+            units_landed=int(fields["units_landed"]),
+            taken_tokens=None if taken is None else int(taken),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ControlError("ProtocolError", retryable=False, blames_peer=True) from error

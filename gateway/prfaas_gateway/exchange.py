@@ -1,0 +1,327 @@
+"""One client request from arrival to the last byte: route it, climb down the ladder, relay the answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from prfaas.routing import Conditions, Decision, Prompt, Reason, Route, decide
+from prfaas_gateway.access_log import AccessRecord
+from prfaas_gateway.attempt import Attempt, PrefillVerdict, RetryRemoteError, Transfer, blame
+from prfaas_gateway.body import answer_headers, forwarded_headers
+from prfaas_gateway.classify import Endpoint
+from prfaas_gateway.control import ControlError, TransferRecord
+from prfaas_gateway.decode_leg import Answer, DecodeError, StreamBrokenError
+from prfaas_gateway.errors import GatewayError, unavailable
+from prfaas_gateway.fleet import Decoder, Pick, healthy_prefillers, pick_decoder, pick_prefiller
+from prfaas_gateway.intake import Intake, take_in
+from prfaas_gateway.ladder import Bounds, Progress, Step, after_decode_failure, after_prefill_failure
+from prfaas_gateway.prompt import ShortPrompt
+from prfaas_gateway.services import Services
+from prfaas_gateway.streams import Account
+from prfaas_gateway.usage import mentions_cached_tokens, needs_rewrite, rewrite_body, rewrite_events
+
+_TRACE_HEADERS = ("traceparent", "tracestate")
+
+
+class Exchange:
+    """Serves one request. ``record`` says afterwards how it went."""
+
+    def __init__(self, services: Services, request: web.Request, endpoint: Endpoint, started: float) -> None:
+        self.record = AccessRecord(request.method, endpoint.value)
+        self._services = services
+        self._request = request
+        self._endpoint = endpoint
+        self._started = started
+        self._decision = Decision(Route.LOCAL, Reason.UNDER_THRESHOLD)
+        self._tried_decoders: frozenset[str] = frozenset()
+        self._tried_prefillers: frozenset[str] = frozenset()
+        self._matched_tokens = 0
+        self._attempt: Attempt | None = None
+        self._transfer_record: TransferRecord | None = None
+        self.response: web.StreamResponse | None = None
+
+    async def serve(self, account: Account) -> web.StreamResponse:
+        """Answer the request.
+
+        Raises:
+            GatewayError: nothing has been sent yet and this is to be the answer.
+        """
+        intake = await take_in(self._services, self._request, self._endpoint, account, self.record)
+        pick = self._pick_decoder(intake)
+        while True:
+            if pick is None:
+                raise unavailable("DecodeBusy", "every decode engine of this model is busy; try again")
+            decoder = pick.engine
+            with decoder.request():
+                try:
+                    answer, attempt = await self._answer(intake, pick, account)
+                except DecodeError as error:
+                    pick = self._after_decode_failure(intake, decoder, error)
+                    continue
+                try:
+                    return await self._relay(answer, attempt)
+                finally:
+                    answer.close()
+
+    async def conclude(self) -> None:
+        """Close the books of a transfer and write the access log line. Runs after the answer."""
+        attempt = self._attempt
+        if attempt is not None and attempt.transfer is not None:
+            record = self._transfer_record or await attempt.record()
+            if record is not None:
+                attempt.learn_from(record)
+                self.record.taken_tokens = record.taken_tokens
+                self.record.transfer_code = record.code
+        self._count_tokens()
+        self.record.write()
+
+    def abandon(self) -> None:
+        """The client has gone, or the answer broke: free what both sides hold."""
+        if self._attempt is not None:
+            self._attempt.abandon()
+
+    def close(self, status: int, code: str) -> None:
+        """Note the outcome and count it."""
+        record, metrics = self.record, self._services.metrics
+        record.status, record.code = status, code
+        record.route, record.reason = self._decision.route.value, self._decision.reason.value
+        record.total_seconds = self._age()
+        model = record.model or ""
+        metrics.requests.labels(model, record.route, record.reason, code).inc()
+        metrics.request_seconds.labels(model, record.route).observe(record.total_seconds)
+
+    async def _answer(self, intake: Intake, pick: Pick[Decoder], account: Account) -> tuple[Answer, Attempt]:
+        """The decode engine's answer, over as many transfers as the ladder allows."""
+        decoder = pick.engine
+        self.record.decode_attempts += 1
+        self.record.decode_engine = decoder.name
+        url = URL(decoder.config.url + self._request.rel_url.raw_path_qs, encoded=True)
+        headers = forwarded_headers(
+            list(self._request.headers.items()), drop=self._services.config.tenant_header
+        )
+        while True:
+            attempt = self._new_attempt(intake, pick, headers)
+            try:
+                async with asyncio.timeout(self._seconds_to_first_byte(intake)):
+                    answer = await attempt.first_byte(url, account, self._on_prefill_failure(intake))
+            except TimeoutError as error:
+                decoder.engine.failed(self._services.clock())
+                raise unavailable(
+                    "DeadlineExceeded", "the engine did not begin its answer in time"
+                ) from error
+            except RetryRemoteError:
+                continue
+            except DecodeError as error:
+                blame(decoder, error, self._services.clock())
+                raise
+            self._first_byte()
+            return answer, attempt
+
+    def _new_attempt(self, intake: Intake, pick: Pick[Decoder], headers: list[tuple[str, str]]) -> Attempt:
+        transfer = self._plan(intake, pick)
+        if transfer is not None:
+            self.record.remote_attempts += 1
+            self.record.transfer_id = transfer.id
+            self.record.prefill_engine = transfer.prefiller.name
+            self._tried_prefillers |= {transfer.prefiller.name}
+        trace = {name: value for name in _TRACE_HEADERS if (value := self._request.headers.get(name))}
+        self._attempt = Attempt(self._services, intake, pick.engine, transfer, headers, trace)
+        return self._attempt
+
+    def _plan(self, intake: Intake, pick: Pick[Decoder]) -> Transfer | None:
+        """Decide local or remote, and pick the prefill engine."""
+        services, decoder, model = self._services, pick.engine, intake.model
+        now = services.clock()
+        block_tokens = model.config.block_tokens
+        self._matched_tokens = pick.matched_blocks * block_tokens
+        prompt = _policy_prompt(intake, self._matched_tokens)
+        if intake.prompt is not None:
+            self.record.uncached_tokens = prompt.uncached_tokens
+        candidates = healthy_prefillers(services.fleet.prefillers, model.name, now, self._tried_prefillers)
+        decision = decide(
+            prompt,
+            Conditions(
+                threshold_tokens=model.config.threshold_tokens,
+                remote_enabled=services.config.remote_prefill and services.control is not None,
+                tokenizer_agrees=decoder.tokenizer_agrees.get(model.name, True),
+                decode_sidecar_healthy=decoder.can_receive(now),
+                healthy_prefill_engines=len(candidates),
+            ),
+        )
+        chosen = None
+        if decision.route is Route.REMOTE and intake.prompt is not None:
+            chosen = pick_prefiller(
+                candidates, model.name, intake.block_hashes, intake.prompt.tokens, block_tokens, now
+            )
+            if chosen is None:
+                decision = Decision(Route.LOCAL, Reason.NO_PREFILL_ENGINE)
+        if self.record.remote_attempts and chosen is None:
+            # Remote was tried; that it could not be tried again is not the reason worth reporting.
+            decision = Decision(Route.LOCAL, Reason.PREFILL_FAILED)
+        self._decision = decision
+        if chosen is None:
+            return None
+        # KV that the decode engine holds is not computed either: the consumer asks only for the rest.
+        matched = max(chosen.matched_blocks, pick.matched_blocks)
+        return Transfer.plan(services, intake, decoder, chosen.engine, matched)
+
+    def _on_prefill_failure(self, intake: Intake) -> PrefillVerdict:
+        def verdict(error: ControlError, landed_units: int | None) -> Step:
+            services = self._services
+            others = healthy_prefillers(
+                services.fleet.prefillers, intake.model.name, services.clock(), self._tried_prefillers
+            )
+            step = after_prefill_failure(
+                self._bounds(),
+                self._progress(),
+                landed_units=landed_units,
+                another_prefill_engine=bool(others),
+                retryable=error.retryable,
+            )
+            if step is Step.LOCAL_PREFILL:
+                route = Route.REMOTE if landed_units else Route.LOCAL
+                self._decision = Decision(route, Reason.PREFILL_FAILED)
+            services.metrics.ladder_steps.labels(step.value, error.code).inc()
+            return step
+
+        return verdict
+
+    def _after_decode_failure(
+        self, intake: Intake, decoder: Decoder, error: DecodeError
+    ) -> Pick[Decoder] | None:
+        self._tried_decoders |= {decoder.name}
+        pick = self._pick_decoder(intake)
+        step = after_decode_failure(self._bounds(), self._progress(), another_decode_engine=pick is not None)
+        self._services.metrics.ladder_steps.labels(step.value, error.code).inc()
+        if step is Step.RETRY_DECODE:
+            # The transfer failed with its consumer, not with its producer.
+            self._tried_prefillers = frozenset()
+            return pick
+        self._decision = Decision(self._decision.route, Reason.DECODE_FAILED)
+        seconds = error.retry_after if error.retry_after and error.retry_after.isdigit() else "1"
+        busy = error.status in (429, 503)
+        raise unavailable(
+            "DecodeBusy" if busy else "DecodeFailed",
+            "the decode engine is busy; try again"
+            if busy
+            else "the decode engine could not answer; try again",
+            min(int(seconds), 3600),
+        ) from error
+
+    def _pick_decoder(self, intake: Intake) -> Pick[Decoder] | None:
+        return pick_decoder(
+            self._services.fleet.decoders,
+            intake.model.name,
+            intake.block_hashes,
+            self._services.clock(),
+            self._tried_decoders,
+        )
+
+    async def _relay(self, answer: Answer, attempt: Attempt) -> web.StreamResponse:
+        headers = CIMultiDict(answer_headers(answer.headers))
+        headers["Server"] = "prfaas-gateway"
+        headers.update(self.route_headers())
+        if not answer.events:
+            body = answer.first
+            if attempt.transfer is not None and needs_rewrite(body):
+                body = rewrite_body(body, await self._taken_tokens(attempt, body))
+            self.record.response_bytes = len(body)
+            return web.Response(status=answer.status, headers=headers, body=body)
+        response = self.response = web.StreamResponse(status=answer.status, headers=headers)
+        await response.prepare(self._request)
+        try:
+            async with asyncio.timeout(self._services.config.timeouts.request_seconds - self._age()):
+                await self._send(response, answer.first, attempt)
+                async for whole in answer.rest():
+                    await self._send(response, whole, attempt)
+        except StreamBrokenError as error:
+            await self._break_off(response, "StreamBroken", f"{error}; the answer is incomplete")
+        except TimeoutError:
+            await self._break_off(response, "DeadlineExceeded", "the answer took too long and is incomplete")
+        await response.write_eof()
+        return response
+
+    async def _send(self, response: web.StreamResponse, whole: bytes, attempt: Attempt) -> None:
+        if attempt.transfer is not None and needs_rewrite(whole):
+            whole = rewrite_events(whole, await self._taken_tokens(attempt, whole))
+        self.record.response_bytes += len(whole)
+        try:
+            async with asyncio.timeout(self._services.config.timeouts.client_write_seconds):
+                await response.write(whole)
+        except TimeoutError as error:
+            raise ConnectionResetError("the client does not read its answer") from error
+
+    async def _break_off(self, response: web.StreamResponse, code: str, message: str) -> None:
+        self.record.code = code
+        self.abandon()
+        await response.write(GatewayError(503, code, message, retryable=True).event())
+
+    async def _taken_tokens(self, attempt: Attempt, data: bytes) -> int:
+        """Tokens that came by transfer, from whoever knows: the consumer's sidecar, once."""
+        if not mentions_cached_tokens(data):
+            return 0
+        if self._transfer_record is None or self._transfer_record.taken_tokens is None:
+            self._transfer_record = await attempt.record()
+        record = self._transfer_record
+        if record is not None and record.taken_tokens is not None:
+            return record.taken_tokens
+        # Nobody says; what was not believed to be here before counts as transferred.
+        return self.record.uncached_tokens or 0
+
+    def route_headers(self) -> dict[str, str]:
+        """How the request was routed, for the client, unless that is switched off."""
+        if not self._services.config.response_headers:
+            return {}
+        headers = {
+            "x-prfaas-route": self._decision.route.value,
+            "x-prfaas-reason": self._decision.reason.value,
+        }
+        if self.record.transfer_id is not None:
+            headers["x-prfaas-transfer-id"] = self.record.transfer_id
+        return headers
+
+    def _first_byte(self) -> None:
+        self.record.first_byte_seconds = self._age()
+        self._services.metrics.first_token_seconds.labels(
+            self.record.model or "", self._decision.route.value
+        ).observe(self.record.first_byte_seconds)
+
+    def _seconds_to_first_byte(self, intake: Intake) -> float:
+        timeouts = self._services.config.timeouts
+        # The first byte of an answer that is no stream comes when all of it has been generated.
+        limit = timeouts.first_byte_seconds if intake.kind.stream else timeouts.request_seconds
+        return max(0.0, limit - self._age())
+
+    def _bounds(self) -> Bounds:
+        config = self._services.config
+        return Bounds(
+            config.limits.remote_attempts, config.limits.decode_attempts, config.timeouts.retry_within_seconds
+        )
+
+    def _progress(self) -> Progress:
+        return Progress(self.record.remote_attempts, self.record.decode_attempts, self._age())
+
+    def _age(self) -> float:
+        return self._services.clock() - self._started
+
+    def _count_tokens(self) -> None:
+        record = self.record
+        if record.prompt_tokens is None or record.model is None or record.first_byte_seconds is None:
+            return
+        taken = min(record.taken_tokens or 0, record.prompt_tokens)
+        cached = max(0, min(self._matched_tokens, record.prompt_tokens - taken))
+        tokens = self._services.metrics.prompt_tokens
+        tokens.labels(record.model, "taken").inc(taken)
+        tokens.labels(record.model, "cached").inc(cached)
+        tokens.labels(record.model, "computed").inc(record.prompt_tokens - taken - cached)
+
+
+def _policy_prompt(intake: Intake, matched_tokens: int) -> Prompt:
+    if intake.prompt is not None:
+        return Prompt(intake.stays_local, intake.prompt.tokens, matched_tokens)
+    most = intake.prepared.most_tokens if isinstance(intake.prepared, ShortPrompt) else 0
+    return Prompt(intake.stays_local, most, 0)

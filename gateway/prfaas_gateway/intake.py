@@ -1,0 +1,163 @@
+"""From bytes on a socket to a request that can be routed: read, parse, classify, prepare."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from prfaas.routing import Reason
+from prfaas_gateway.access_log import AccessRecord
+from prfaas_gateway.body import Body, read_body, too_large
+from prfaas_gateway.classify import Endpoint, Kind, classify
+from prfaas_gateway.errors import GatewayError, bad_request, unavailable
+from prfaas_gateway.prefix_index import Scope
+from prfaas_gateway.prompt import Prepared, PreparedPrompt, Unrenderable
+from prfaas_gateway.services import ModelRuntime, Services
+from prfaas_gateway.streams import Account, TooMuchError, read_all
+
+_INLINE_BYTES = 4096
+"""A body up to this size is prepared in the event loop: handing it to a thread costs more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A request that has been understood as far as routing needs.
+
+    Attributes:
+        prepared: the prompt, or None when nobody needs its tokens.
+        stays_local: why it is never remote, or None.
+    """
+
+    kind: Kind
+    body: Body
+    model: ModelRuntime
+    prepared: Prepared | None
+    stays_local: Reason | None
+
+    @property
+    def prompt(self) -> PreparedPrompt | None:
+        """The prompt if its tokens are known."""
+        return self.prepared if isinstance(self.prepared, PreparedPrompt) else None
+
+    @property
+    def block_hashes(self) -> tuple[int, ...]:
+        """Of the prompt, if its tokens are known."""
+        return self.prompt.block_hashes if self.prompt else ()
+
+
+async def take_in(
+    services: Services, request: web.Request, endpoint: Endpoint, account: Account, record: AccessRecord
+) -> Intake:
+    """Read and understand a request.
+
+    Raises:
+        GatewayError: it cannot be served, with the answer for the client.
+    """
+    raw = await _read(services, request, account)
+    record.request_bytes = len(raw)
+    body = read_body(raw)
+    record.control_fields_removed = len(body.removed)
+    if body.removed:
+        services.metrics.control_fields_removed.inc()
+    kind = classify(endpoint, body.fields)
+    record.stream = kind.stream
+    model = _model(services, kind)
+    record.model = model.name
+    stays_local = kind.stays_local
+    if stays_local is None and kind.model in model.config.adapters:
+        stays_local = Reason.ADAPTER
+    prepared = None
+    if stays_local is None and _tokens_matter(services, model):
+        prepared = await _prepare(services, request, kind, body, model, record)
+        if isinstance(prepared, Unrenderable):
+            stays_local = Reason.RENDERING
+    intake = Intake(kind, body, model, prepared, stays_local)
+    if intake.prompt is not None:
+        record.prompt_tokens = intake.prompt.tokens
+        _check_length(intake.prompt.tokens, model)
+    return intake
+
+
+async def _read(services: Services, request: web.Request, account: Account) -> bytes:
+    limit = services.config.limits.max_body_bytes
+    if request.content_length is not None and request.content_length > limit:
+        raise too_large(limit)
+    try:
+        async with asyncio.timeout(services.config.timeouts.body_seconds):
+            return await read_all(request.content, limit, account)
+    except TimeoutError as error:
+        raise GatewayError(
+            408, "BodyTooSlow", "the request body did not come in time", retryable=True, oversized=True
+        ) from error
+    except TooMuchError as error:
+        if services.budget.used_bytes + limit > services.budget.total_bytes and "requests" in str(error):
+            busy = unavailable("Overloaded", "the gateway holds as many request bodies as it may; try again")
+            busy.oversized = True
+            raise busy from error
+        raise too_large(limit) from error
+    except web.RequestPayloadError as error:
+        raise bad_request("InvalidBody", "the request body is broken") from error
+
+
+def _model(services: Services, kind: Kind) -> ModelRuntime:
+    if kind.model is None:
+        if len(services.config.models) == 1:
+            return services.models[services.config.models[0].name]
+        raise bad_request("ModelMissing", "the request must name a model", "model")
+    model = services.models.get(kind.model)
+    if model is None:
+        raise GatewayError(
+            404,
+            "model_not_found",
+            f"the model {kind.model[:200]!r} does not exist here; see /v1/models",
+            param="model",
+        )
+    return model
+
+
+def _tokens_matter(services: Services, model: ModelRuntime) -> bool:
+    """Whether tokens can change anything: where to prefill, or which of several engines has the prefix."""
+    remote = (
+        services.config.remote_prefill
+        and services.control is not None
+        and any(engine.serves(model.name) for engine in services.fleet.prefillers)
+    )
+    return remote or sum(engine.serves(model.name) for engine in services.fleet.decoders) > 1
+
+
+async def _prepare(
+    services: Services,
+    request: web.Request,
+    kind: Kind,
+    body: Body,
+    model: ModelRuntime,
+    record: AccessRecord,
+) -> Prepared:
+    header = services.config.tenant_header
+    tenant = request.headers.get(header, "") if header else ""
+    scope = Scope(model.name, "", kind.cache_salt, tenant)
+    started = services.clock()
+    try:
+        if len(body.raw) <= _INLINE_BYTES:
+            return model.maker.prepare(kind, body.fields, scope)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(services.config.timeouts.prepare_seconds):
+            return await loop.run_in_executor(services.threads, model.maker.prepare, kind, body.fields, scope)
+    except TimeoutError:
+        return Unrenderable("there was no time to tokenise the prompt")
+    finally:
+        record.prepare_seconds = services.clock() - started
+        services.metrics.prepare_seconds.observe(record.prepare_seconds)
+
+
+def _check_length(tokens: int, model: ModelRuntime) -> None:
+    limit = model.config.max_model_tokens
+    if tokens > limit:
+        raise bad_request(
+            "context_length_exceeded",
+            f"This model's maximum context length is {limit} tokens, but the prompt has {tokens} tokens. "
+            "Please shorten the prompt.",
+            "messages",
+        )

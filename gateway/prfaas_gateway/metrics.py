@@ -1,0 +1,87 @@
+"""What operators can count. Labels are bounded: configured names, reasons, codes; never a client's words."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+
+
+class Metrics:
+    """All metrics of one gateway, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        name = "prfaas_gateway_{}".format
+        r = self.registry
+        self.requests = Counter(
+            name("requests"),
+            "Requests answered, by final route and reason; code is OK, the gateway's code, or Http<status>",
+            ("model", "route", "reason", "code"),
+            registry=r,
+        )
+        self.first_token_seconds = Histogram(
+            name("time_to_first_token_seconds"),
+            "From the request's arrival to the first byte of the answer",
+            ("model", "route"),
+            buckets=_TTFT_BUCKETS,
+            registry=r,
+        )
+        self.request_seconds = Histogram(
+            name("request_seconds"), "Whole requests", ("model", "route"), buckets=_TTFT_BUCKETS, registry=r
+        )
+        self.prepare_seconds = Histogram(
+            name("prepare_seconds"),
+            "Rendering, tokenising and hashing a prompt, waiting for a thread included",
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
+            registry=r,
+        )
+        self.in_flight = Gauge(name("in_flight"), "Requests being served", registry=r)
+        self.buffered_bytes = Gauge(name("buffered_bytes"), "Bodies held in memory", registry=r)
+        self.background_jobs = Gauge(name("background_jobs"), "Jobs that outlive their request", registry=r)
+        self.background_jobs_dropped = Gauge(
+            name("background_jobs_dropped"), "Jobs not run because too many were running", registry=r
+        )
+        self.ladder_steps = Counter(
+            name("ladder_steps"),
+            "Steps of the failure ladder: step and what led to it",
+            ("step", "code"),
+            registry=r,
+        )
+        self.prefill_legs = Counter(
+            name("prefill_legs"), "Prefill legs by engine and outcome", ("engine", "code"), registry=r
+        )
+        self.transfers = Counter(
+            name("transfers"),
+            "How transfers ended, says the consumer's sidecar",
+            ("engine", "code"),
+            registry=r,
+        )
+        self.prompt_tokens = Counter(
+            name("prompt_tokens"),
+            "Prompt tokens of tokenised requests: cached, taken from a transfer, computed here",
+            ("model", "source"),
+            registry=r,
+        )
+        self.control_fields_removed = Counter(
+            name("control_fields_removed"), "Requests from which control fields were removed", registry=r
+        )
+        self.client_gone = Counter(name("client_gone"), "Clients that left before the end", registry=r)
+        self.engine_healthy = Gauge(
+            name("engine_healthy"), "1 when the engine would be asked", ("engine", "part"), registry=r
+        )
+        self.engine_load = Gauge(
+            name("engine_load"),
+            "Requests in flight (decode) or tokens being prefilled (prefill)",
+            ("engine",),
+            registry=r,
+        )
+        self.prefix_index_blocks = Gauge(
+            name("prefix_index_blocks"), "Blocks that an engine is believed to hold", ("engine",), registry=r
+        )
+        self.tokenizer_agrees = Gauge(
+            name("tokenizer_agrees"),
+            "1 when the engine tokenises as this gateway does, 0 when not",
+            ("engine", "model"),
+            registry=r,
+        )

@@ -1,0 +1,117 @@
+"""Looking after engines and sidecars: do they answer, and do they tokenise as this gateway does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from prfaas_gateway.control import ControlError
+from prfaas_gateway.fleet import Decoder, Member
+from prfaas_gateway.services import ModelRuntime, Services
+from prfaas_gateway.streams import TooMuchError
+
+_log = logging.getLogger(__name__)
+_MAX_TOKENIZE_BYTES = 1 << 20
+
+_PROBE_TEXT = "Hello, wörld! 12345\n\n  def f(x):\treturn x  # 日本語 🙂"
+_PROBE_BODIES: tuple[dict[str, Any], ...] = (
+    {"prompt": _PROBE_TEXT},
+    {
+        "messages": [
+            {"role": "user", "content": _PROBE_TEXT},
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": "And then?"},
+        ]
+    },
+)
+
+
+async def probe_forever(services: Services) -> None:
+    """Probe everything, again and again. Ends by being cancelled."""
+    while True:
+        await probe_once(services)
+        await asyncio.sleep(services.config.health.probe_seconds)
+
+
+async def probe_once(services: Services) -> None:
+    """Probe every engine and sidecar side by side, each within its deadline."""
+    fleet = services.fleet
+    probes = [_probe_decoder(services, decoder) for decoder in fleet.decoders]
+    probes += [_probe_sidecar(services, d.name, d.sidecar) for d in fleet.decoders if d.config.control]
+    probes += [_probe_sidecar(services, p.name, p.sidecar) for p in fleet.prefillers]
+    await asyncio.gather(*probes)
+
+
+async def _probe_decoder(services: Services, decoder: Decoder) -> None:
+    seconds = services.config.timeouts.control_seconds
+    try:
+        reachable = await services.decode.get(URL(decoder.config.url + "/health"), seconds) == 200
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        reachable = False
+    if decoder.engine.reachable and not reachable:
+        decoder.index.forget()
+        # What answers next may be another version with another template.
+        decoder.tokenizer_agrees.clear()
+    _note(decoder.engine, reachable, decoder.name, "engine")
+    if reachable and services.config.health.check_tokenizer:
+        for model in {runtime.name: runtime for runtime in services.models.values()}.values():
+            if decoder.serves(model.name) and model.name not in decoder.tokenizer_agrees:
+                await _compare_tokenizers(services, decoder, model)
+
+
+async def _probe_sidecar(services: Services, name: str, sidecar: Member) -> None:
+    if services.control is None:
+        return
+    try:
+        await services.control.probe(services.fleet.targets[name])
+    except ControlError as error:
+        _note(sidecar, False, name, "sidecar", error.code)
+        return
+    _note(sidecar, True, name, "sidecar")
+
+
+def _note(member: Member, reachable: bool, name: str, part: str, code: str = "") -> None:
+    if member.reachable is not reachable:
+        level = logging.INFO if reachable else logging.WARNING
+        text = "answers" if reachable else "does not answer"
+        _log.log(level, text, extra={"engine": name, "part": part, "code": code})
+    member.reachable = reachable
+
+
+async def _compare_tokenizers(services: Services, decoder: Decoder, model: ModelRuntime) -> None:
+    """Compare once per engine start; an engine that cannot be asked is trusted, and asked again next time."""
+    for body in _PROBE_BODIES:
+        if "messages" in body and not model.maker.renders_chat:
+            continue
+        ours = model.maker.encode_for_comparison(body)
+        theirs = await _tokens_of_engine(services, decoder, {"model": model.name, **body})
+        if theirs is None or ours is None:
+            return
+        if theirs != ours:
+            decoder.tokenizer_agrees[model.name] = False
+            _log.error(
+                "the engine tokenises differently from this gateway, so its requests stay local; "
+                "compare the tokenizer folder and the chat template settings",
+                extra={"engine": decoder.name, "model": model.name, "chat": "messages" in body},
+            )
+            return
+    decoder.tokenizer_agrees[model.name] = True
+
+
+async def _tokens_of_engine(services: Services, decoder: Decoder, body: dict[str, Any]) -> list[int] | None:
+    try:
+        status, answer = await services.decode.post_json(
+            URL(decoder.config.url + "/tokenize"),
+            body,
+            services.config.timeouts.control_seconds,
+            _MAX_TOKENIZE_BYTES,
+        )
+        tokens = json.loads(answer)["tokens"] if status == 200 else None
+    except (aiohttp.ClientError, OSError, TimeoutError, TooMuchError, ValueError, KeyError, TypeError):
+        return None
+    return tokens if isinstance(tokens, list) else None

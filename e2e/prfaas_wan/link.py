@@ -26,6 +26,9 @@ BURST_SECONDS = 0.002
 # What a direction may hold in all, so that a fast link with a long delay cannot eat the machine's memory.
 HELD_LIMIT_BYTES = 256 * 1024**2
 
+# Far above the resolution of a clock, far below what anybody calls jitter.
+_SHORTEST_WANDER_SECONDS = 1e-4
+
 
 class Train(Protocol):
     @property
@@ -75,7 +78,7 @@ class _Wander:
 
     def offset(self, at: float, jitter_seconds: float) -> float:
         """From -jitter to +jitter. `at` never goes back."""
-        period = 4 * jitter_seconds
+        period = max(4 * jitter_seconds, _SHORTEST_WANDER_SECONDS)
         if at >= self._end:
             recent = at < self._end + period
             self._from = self._to if recent else self._draw()

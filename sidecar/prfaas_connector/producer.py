@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prfaas_connector.local_api.messages import Abort, Accepted, Message, Produce, Refused, Wanted
-from prfaas_connector.local_api.units import Range, Ranges, count, intersect, normalise, subtract
+from prfaas_connector.local_api.units import Range, Ranges, intersect, normalise, subtract
 from prfaas_connector.manifest import Kind, Manifest
 from prfaas_connector.request import PrefillLeg
 from prfaas_connector.steps import GroupCopy, Memory, Save
@@ -33,9 +33,12 @@ class ProducerTransfer:
     cached_tokens: int | None = None
     """Tokens that were in this engine's own prefix cache when the request was first scheduled."""
     finished: bool = False
+    tail_cleared: list[bool] = field(default_factory=list)
+    """Per group: the block in which the prompt ends was zeroed before it was filled, so it may be shipped."""
 
     def __post_init__(self) -> None:
         self.sent = [() for _ in self.manifest.blocks]
+        self.tail_cleared = [False for _ in self.manifest.blocks]
 
     def announcement(self) -> Produce:
         """What the sidecar is told first."""
@@ -79,6 +82,7 @@ class ProducerTransfer:
             return None
         reached = min(computed_after, self.manifest.target_tokens)
         last = reached == self.manifest.target_tokens
+        clears = self._clears(computed_before, reached, block_ids)
         copies = [
             copy
             for index, group in enumerate(self.manifest.layout.groups)
@@ -90,9 +94,30 @@ class ProducerTransfer:
             is not None
         ]
         self.finished = last
-        if not copies and not last:
+        if not copies and not clears and not last:
             return None
-        return Save(self.leg.transfer_id, self.memory, tuple(copies), last)
+        return Save(self.leg.transfer_id, self.memory, tuple(copies), clears, last)
+
+    def _tail_block(self, index: int) -> int | None:
+        """The block in which the prompt ends, if it ends inside one."""
+        group = self.manifest.layout.groups[index]
+        if group.kind is Kind.STATE or self.manifest.target_tokens % group.block_tokens == 0:
+            return None
+        return self.manifest.target_tokens // group.block_tokens
+
+    def _clears(
+        self, computed_before: int, reached: int, block_ids: Sequence[Sequence[int]]
+    ) -> tuple[tuple[int, int], ...]:
+        clears: list[tuple[int, int]] = []
+        for index, group in enumerate(self.manifest.layout.groups):
+            tail = self._tail_block(index)
+            if tail is None:
+                continue
+            first_token = tail * group.block_tokens
+            if computed_before <= first_token < reached and tail < len(block_ids[index]):
+                clears.append((index, block_ids[index][tail]))
+                self.tail_cleared[index] = True
+        return tuple(clears)
 
     def _blocks(self, index: int, reached: int, last: bool, block_ids: Sequence[int]) -> GroupCopy | None:
         group = self.manifest.layout.groups[index]
@@ -102,10 +127,11 @@ class ProducerTransfer:
             # The part from the prefix cache may be what the consumer has too: it waits until the consumer has
             # said.
             first = (self.cached_tokens or 0) // group.block_tokens
+        hidden = None if self.tail_cleared[index] else self._tail_block(index)
         pairs = {
             unit: block_ids[block]
             for unit, block in self.manifest.units_between(index, first, end)
-            if block < len(block_ids) and block_ids[block] != NULL_BLOCK
+            if block < len(block_ids) and block_ids[block] != NULL_BLOCK and block != hidden
         }
         units = subtract(normalise((unit, unit + 1) for unit in pairs), self.sent[index])
         if self.want is not None:
@@ -114,13 +140,11 @@ class ProducerTransfer:
             return None
         self.sent[index] = normalise((*self.sent[index], *units))
         chosen = tuple(unit for start, stop in units for unit in range(start, stop))
-        ends_inside = last and chosen[-1] == count(self.manifest.blocks[index]) - 1
         return GroupCopy(
             group=index,
             units=chosen,
             places=chosen,
             block_ids=tuple(pairs[unit] for unit in chosen),
-            valid_tokens=self.manifest.target_tokens % group.block_tokens if ends_inside else 0,
         )
 
     def _state(self, index: int, reached: int, last: bool, block_ids: Sequence[int]) -> GroupCopy | None:

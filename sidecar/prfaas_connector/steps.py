@@ -21,26 +21,28 @@ class Memory:
 class GroupCopy:
     """Blocks of one KV cache group. ``places[i]`` is the unit's place in its lane's extent.
 
-    ``valid_tokens`` bounds the last block when the prompt ends inside it, else 0; the rest of that block is
-    other requests' KV. ``tokens`` is the prompt position of a state snapshot, else None.
+    ``tokens`` is the prompt position of a state snapshot, else None.
     """
 
     group: int
     units: tuple[int, ...]
     places: tuple[int, ...]
     block_ids: tuple[int, ...]
-    valid_tokens: int = 0
     tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Engine cache to arena, for one transfer in one step. ``last``: the prompt is computed, nothing
-    follows."""
+    """Engine cache to arena, for one transfer in one step. ``last``: the prompt is computed, nothing follows.
+
+    ``clears`` are (group, block id) of blocks that this step begins to fill and the prompt will end inside:
+    they are zeroed before the forward pass, because the rest of such a block is some other request's KV.
+    """
 
     transfer_id: str
     memory: Memory
     copies: tuple[GroupCopy, ...]
+    clears: tuple[tuple[int, int], ...]
     last: bool
 
 

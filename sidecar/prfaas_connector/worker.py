@@ -75,6 +75,10 @@ class Worker:
         """Before the forward pass."""
         self._copier.order_before_next_forward()
         self._plan = plan
+        for save in plan.saves:
+            for group, block_id in save.clears:
+                for cache in self._caches[group]:
+                    self._copier.clear(cache, (block_id,))
         for transfer_id in plan.dropped:
             self._publisher.submit(None, ProducerDone(transfer_id, self._rank, complete=False))
 
@@ -124,13 +128,11 @@ class Worker:
         lane = self._lane(copy.group, layer)
         unit_bytes = self._layout.groups[copy.group].layers[layer][1]
         for first, count in _runs(copy.places):
-            ends_here = first + count == len(copy.places)
             ticket = self._copier.gather(
                 cache,
                 copy.block_ids[first : first + count],
                 arena.memory,
                 save.memory.offsets[lane] + copy.places[first] * unit_bytes,
-                copy.valid_tokens if ends_here else 0,
             )
             self._publisher.submit(
                 ticket, Publish(save.transfer_id, lane, copy.units[first], count, copy.tokens)

@@ -45,17 +45,15 @@ class DeviceCopier(Protocol):
         """Prepares an arena for copies, such as pinning its pages. Called once per arena, before its first
         copy."""
 
-    def gather(
-        self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int, valid_tokens: int
-    ) -> Ticket:
-        """Cache blocks to ``arena[offset:]``, packed in the order of ``block_ids``.
-
-        ``valid_tokens``, unless 0, is how many tokens of the *last* block belong to the prompt; the others
-        are written as zeros.
-        """
+    def gather(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
+        """Cache blocks to ``arena[offset:]``, packed in the order of ``block_ids``."""
 
     def scatter(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """``arena[offset:]``, packed, to cache blocks in the order of ``block_ids``."""
+
+    def clear(self, cache: Any, block_ids: Sequence[int]) -> None:
+        """Zeroes cache blocks, ordered like work of the engine itself: after what was submitted before it,
+        before what comes after."""
 
     def order_before_next_forward(self) -> None:
         """Called before the engine's next forward pass. See rule 3."""

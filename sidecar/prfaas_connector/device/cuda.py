@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from prfaas_connector.device.base import Ticket
-from prfaas_connector.device.cpu import arena_view, clear_beyond
+from prfaas_connector.device.cpu import arena_view
 
 logger = logging.getLogger("prfaas.connector")
 
@@ -46,20 +46,18 @@ class CudaCopier:
         self._unordered: Any = None
 
     def attach(self, arena: memoryview) -> None:
-        """Pins the arena, so that copies run beside compute. Without it they would be staged and slow, so
-        failing is reported."""
+        """Pins the arena, so that copies run beside compute. Failing is
+        reported: unpinned copies would be slow and block."""
         address = ctypes.addressof(ctypes.c_char.from_buffer(arena))
         with torch.cuda.device(self._device):
             status = int(torch.cuda.cudart().cudaHostRegister(address, len(arena), 0))
         if status != 0:
             raise RuntimeError(
-                f"cudaHostRegister failed with status {status}: raise the engine's locked-memory limit (ulimit -l)"
+                f"cudaHostRegister failed with status {status}: raise the lockable memory (ulimit -l)"
                 f" to at least {len(arena)} bytes"
             )
 
-    def gather(
-        self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int, valid_tokens: int
-    ) -> Ticket:
+    def gather(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """See `DeviceCopier.gather`."""
         written = torch.cuda.current_stream(self._device).record_event()
         packed_host = arena_view(arena, offset, cache, len(block_ids))
@@ -67,8 +65,6 @@ class CudaCopier:
             self._out.wait_event(written)
             index = torch.tensor(block_ids, dtype=torch.int64).to(self._device, non_blocking=True)
             packed = torch.index_select(cache, 0, index)
-            if valid_tokens:
-                clear_beyond(packed, token_dimension=2, valid_tokens=valid_tokens)
             # The cache may be overwritten once it has been packed: the DMA reads the packed copy.
             self._unordered = self._out.record_event()
             packed_host.copy_(packed, non_blocking=True)
@@ -82,6 +78,12 @@ class CudaCopier:
             packed = packed_host.to(self._device, non_blocking=True)
             cache.index_copy_(0, index, packed)
             return CudaTicket(self._in.record_event())
+
+    def clear(self, cache: Any, block_ids: Sequence[int]) -> None:
+        """On the compute stream, so it comes before the forward pass and after what used the blocks
+        before."""
+        index = torch.tensor(block_ids, dtype=torch.int64).to(self._device, non_blocking=True)
+        cache.index_fill_(0, index, 0)
 
     def order_before_next_forward(self) -> None:
         """The compute stream waits, on the device, for the last packing kernel."""

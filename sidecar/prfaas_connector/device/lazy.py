@@ -51,17 +51,19 @@ class LazyCopier:
         """See `DeviceCopier.attach`."""
         self._inner.attach(arena)
 
-    def gather(
-        self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int, valid_tokens: int
-    ) -> Ticket:
+    def gather(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """See `DeviceCopier.gather`."""
         blocks = tuple(block_ids)
-        return self._later(lambda: self._inner.gather(cache, blocks, arena, offset, valid_tokens))
+        return self._later(lambda: self._inner.gather(cache, blocks, arena, offset))
 
     def scatter(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """See `DeviceCopier.scatter`."""
         blocks = tuple(block_ids)
         return self._later(lambda: self._inner.scatter(cache, blocks, arena, offset))
+
+    def clear(self, cache: Any, block_ids: Sequence[int]) -> None:
+        """Not put off: it belongs to the device's own order of work."""
+        self._inner.clear(cache, block_ids)
 
     def order_before_next_forward(self) -> None:
         """Carries out everything: the last moment that the contract leaves."""

@@ -19,6 +19,8 @@ except ImportError:
     # The engine's own environment has none; nothing that runs there has an event loop of ours.
     blocking = None  # type: ignore[assignment]
 
+pytest_plugins = ["pytester"]
+
 LOOP_PACKAGES = ("prfaas", "prfaas_sidecar", "prfaas_gateway", "prfaas_wan", "prfaas_demo")
 ENGINE_MARKERS = ("engine", "engine_full")
 PR_SET_CHILD_SUBREAPER = 36

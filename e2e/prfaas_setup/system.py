@@ -105,6 +105,10 @@ def _refusal() -> str | None:
         return "NO_INSTALL is set, so nothing is installed."
     if os.geteuid() != 0:
         return "Only root can install it."
-    if not Path("/etc/debian_version").is_file() or shutil.which("apt-get") is None:
+    if not _debian():
         return "This is neither Debian nor Ubuntu: the packages may have other names here."
     return None
+
+
+def _debian() -> bool:
+    return Path("/etc/debian_version").is_file() and shutil.which("apt-get") is not None

@@ -1,7 +1,7 @@
 """An emulated WAN between network namespaces: rate, delay, jitter, loss, queue and cuts, changeable under
 traffic."""
 
-from prfaas_wan.emulator import Host, Network, connect, is_supported, wan
+from prfaas_wan.emulator import Host, Network, connect, is_supported, launch, wan
 from prfaas_wan.errors import WanError
 from prfaas_wan.settings import Direction, LinkChange, LinkSettings, WanConfig
 from prfaas_wan.status import DirectionStats, HostStatus, WanStatus
@@ -19,5 +19,6 @@ __all__ = [
     "WanStatus",
     "connect",
     "is_supported",
+    "launch",
     "wan",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from prfaas_wan import control, leftovers, quantities
-from prfaas_wan.emulator import Network, connect, start
+from prfaas_wan.emulator import Network, connect, launch
 from prfaas_wan.emulator import wan as running_wan
 from prfaas_wan.errors import WanError
 from prfaas_wan.report import status_text
@@ -204,8 +204,7 @@ def up(
             }
         )
         if detach:
-            _, started = start(config, owned=False)
-            network = connect(started)
+            network = launch(config)
             _show([network], output)
             network.close()
         else:

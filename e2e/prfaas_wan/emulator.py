@@ -13,10 +13,11 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -169,6 +170,12 @@ def wan(config: WanConfig | None = None) -> Iterator[Network]:
             keeper.wait()
 
 
+def launch(config: WanConfig | None = None) -> Network:
+    """An emulated WAN that outlives this process: it runs until `Network.stop` or `prfaas wan down`."""
+    _, name = start(config or WanConfig(), owned=False)
+    return connect(name)
+
+
 def start(config: WanConfig, *, owned: bool) -> tuple[subprocess.Popen[bytes], str]:
     """Start a keeper; returns it with the emulator's name once the hosts work. An owned one ends with
     this process, however that ends; another one runs until it is told to stop."""
@@ -202,11 +209,17 @@ def start(config: WanConfig, *, owned: bool) -> tuple[subprocess.Popen[bytes], s
         for descriptor in inherited:
             os.close(descriptor)
     try:
-        return keeper, _started_name(reader)
+        name = _started_name(reader)
+        if not owned:
+            # The keeper has forked away from what was started here, so that nobody has to wait for it.
+            keeper.wait(START_SECONDS)
     except BaseException:
-        keeper.kill()
+        # Nothing runs in the hosts yet, so the keeper and its relay are all there is.
+        with suppress(ProcessLookupError):
+            os.killpg(keeper.pid, signal.SIGKILL)
         keeper.wait()
         raise
+    return keeper, name
 
 
 def _with_own_folder(path: str | None) -> str:

@@ -71,6 +71,8 @@ class _Emulator:
 
 def main(arguments: list[str]) -> int:
     order = KeeperOrder.model_validate_json(arguments[0])
+    if order.owner_descriptor is None and os.fork() != 0:
+        return 0  # without an owner nobody is there to wait for the keeper: the child is adopted and goes on
     stop_signals = _stop_signals_as_descriptor()
     try:
         emulator = _build(order)

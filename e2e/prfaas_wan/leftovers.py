@@ -21,7 +21,10 @@ def clean(*, everything: bool) -> list[str]:
     """Returns a line for each thing done. Emulators that work are left alone unless `everything`."""
     done = _stop_all() if everything else []
     working = list(_working())
-    done += _end_stray_keepers({pid for status in working for pid in (status.keeper_pid, status.relay_pid)})
+    done += _end_stray_keepers(
+        {pid for status in working for pid in (status.keeper_pid, status.relay_pid)},
+        least_age_seconds=0 if everything else START_SECONDS,
+    )
     done += _end_stray_processes({host.namespace_inode for status in working for host in status.hosts})
     done += _remove_stray_interfaces(
         {host.outside_interface for status in working for host in status.hosts if host.outside_interface}
@@ -61,14 +64,14 @@ def _working() -> Iterator[WanStatus]:
             network.close()
 
 
-def _end_stray_keepers(working: set[int]) -> list[str]:
+def _end_stray_keepers(working: set[int], least_age_seconds: float) -> list[str]:
     """Keepers and relays that do not answer. One that may still be starting is left alone."""
     done = []
     for pid in processes.process_ids():
         words = _read(pid, "cmdline").split(b"\0")
         if tuple(words[1:3]) != _KEEPER_WORDS or pid in working:
             continue
-        if processes.age_seconds(pid) < START_SECONDS:
+        if processes.age_seconds(pid) < least_age_seconds:
             continue
         processes.send(pid, signal.SIGKILL)
         done.append(f"killed emulator process {pid}: it did not answer")

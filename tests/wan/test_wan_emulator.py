@@ -10,7 +10,7 @@ import time
 import pytest
 from wan_traffic import connected, receive, round_trip_seconds, sending, wait_until
 
-from prfaas_wan import Direction, WanConfig, WanError, connect, wan
+from prfaas_wan import Direction, WanConfig, WanError, connect, launch, wan
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("namespaces")]
 
@@ -195,4 +195,18 @@ def test_an_unknown_congestion_control_is_refused_with_advice() -> None:
 def test_asking_for_an_emulator_that_does_not_run() -> None:
     with pytest.raises(WanError, match="no emulator named 'nobody'") as caught:
         connect("nobody")
+    assert caught.value.code == "NotRunning"
+
+
+def test_a_launched_emulator_needs_no_owner() -> None:
+    network = launch(WanConfig.symmetric(rtt_seconds=0.01))
+    try:
+        assert network.status().owner_pid is None
+        with connected(network.a, network.b) as connection:
+            round_trip_seconds(connection)
+    finally:
+        network.stop()
+        network.close()
+    with pytest.raises(WanError) as caught:
+        connect(network.name)
     assert caught.value.code == "NotRunning"

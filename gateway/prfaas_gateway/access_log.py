@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import queue
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
 _access = logging.getLogger("prfaas_gateway.access")
+_BUFFERED_RECORDS = 10_000
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -77,8 +82,28 @@ def _place(record: logging.LogRecord) -> str:
     return "" if trace is None else f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
 
 
-def configure(level: str) -> None:
-    """Send all logs to standard output as JSON lines."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+class _Buffer(QueueHandler):
+    """Hands records to the writing thread; drops them when that has fallen behind for good."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        # A standard output that nobody reads must cost log lines, not requests.
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+@contextlib.contextmanager
+def configured(level: str) -> Iterator[None]:
+    """Send all logs to standard output as JSON lines; a thread writes, so the event loop never waits."""
+    writer = logging.StreamHandler(sys.stdout)
+    writer.setFormatter(JsonFormatter())
+    records: queue.Queue[logging.LogRecord] = queue.Queue(_BUFFERED_RECORDS)
+    listener = QueueListener(records, writer)
+    logging.basicConfig(level=level.upper(), handlers=[_Buffer(records)], force=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.stop()

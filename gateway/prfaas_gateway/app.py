@@ -22,7 +22,7 @@ def client_app(services: Services) -> web.Application:
     """OpenAI's API, as far as it exists here."""
     app = web.Application(client_max_size=services.config.limits.max_body_bytes)
     for endpoint in Endpoint:
-        app.router.add_post(endpoint.value, _Generate(services, endpoint))
+        app.router.add_post(endpoint.value, _Generate(services, endpoint).answer)
     models = _Models(services)
     app.router.add_get("/v1/models", models.all)
     app.router.add_get("/v1/models/{name:.+}", models.one)
@@ -45,7 +45,8 @@ class _Generate:
         self._services = services
         self._endpoint = endpoint
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Serve one request; whatever happens is counted and logged once."""
         services = self._services
         exchange = Exchange(services, request, self._endpoint, services.clock())
         status, code = 500, "InternalError"

@@ -28,7 +28,7 @@ from prfaas_gateway.probes import probe_forever
 from prfaas_gateway.services import ModelRuntime, Services, build_fleet, load_models
 from prfaas_gateway.streams import Budget
 from prfaas_gateway.supervisor import Supervisor
-from prfaas_gateway.tls import client_context
+from prfaas_gateway.tls import Contexts, client_contexts
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def main(config_file: Path, check: bool, log_level: str) -> None:
     try:
         config = load(config_file)
         models = load_models(config)
-        context = client_context(config.tls) if config.tls else None
+        contexts = client_contexts(config.tls, config.sidecar_identities) if config.tls else None
     except ConfigError as error:
         raise click.ClickException(f"the configuration cannot be used:\n{error}") from error
     except (OSError, ValueError, jinja2.TemplateError, ssl.SSLError) as error:
@@ -71,9 +71,9 @@ def main(config_file: Path, check: bool, log_level: str) -> None:
     if check:
         click.echo(f"{config_file}: OK, {len(config.models)} model(s)")
         return
-    access_log.configure(log_level)
     try:
-        _runner()(run(config, models, context))
+        with access_log.configured(log_level):
+            _runner()(run(config, models, contexts))
     except OSError as error:
         raise click.ClickException(f"cannot listen: {error}") from error
 
@@ -90,7 +90,7 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
 async def run(
     config: Config,
     models: dict[str, ModelRuntime],
-    context: ssl.SSLContext | None,
+    contexts: Contexts | None,
     stop: asyncio.Event | None = None,
 ) -> None:
     """Serve until a signal (or ``stop``), then drain within the configured time.
@@ -99,7 +99,7 @@ async def run(
         OSError: an address cannot be listened on.
     """
     stop = stop or _stop_on_signals()
-    services = build_services(config, models, context)
+    services = build_services(config, models, contexts)
     runners = [
         web.AppRunner(
             client_app(services),
@@ -145,14 +145,12 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def build_services(
-    config: Config, models: dict[str, ModelRuntime], context: ssl.SSLContext | None
-) -> Services:
+def build_services(config: Config, models: dict[str, ModelRuntime], contexts: Contexts | None) -> Services:
     """Everything that requests share. Needs a running event loop."""
     limits, timeouts = config.limits, config.timeouts
     control = None
-    if context is not None:
-        control = ControlClient(context, timeouts.connect_seconds, timeouts.control_seconds)
+    if contexts is not None:
+        control = ControlClient(contexts, timeouts.connect_seconds, timeouts.control_seconds)
     return Services(
         config=config,
         models=models,

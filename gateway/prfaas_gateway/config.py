@@ -205,6 +205,11 @@ class Config(_Section):
     def _engines(self) -> list[DecodeEngine | PrefillEngine]:
         return [*self.decode_engines, *self.prefill_engines]
 
+    @property
+    def sidecar_identities(self) -> set[str]:
+        """Identities of all sidecars that the gateway speaks to."""
+        return {engine.identity for engine in self._engines() if engine.identity is not None}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         models = [name for model in self.models for name in (model.name, *model.adapters)]

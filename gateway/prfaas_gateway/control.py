@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from prfaas_gateway.streams import TooMuchError, read_all
-from prfaas_gateway.tls import Identity
+from prfaas_gateway.tls import Contexts
 
 _MAX_ANSWER_BYTES = 1 << 20
 _PROBE_ID = "0" * 32
@@ -64,19 +64,15 @@ class ControlTarget:
     """A sidecar's control listener and the identity that must answer there."""
 
     url: URL
-    identity: Identity
-
-    @classmethod
-    def of(cls, url: str, identity: str) -> ControlTarget:
-        """Target from its configuration."""
-        return cls(URL(url), Identity(identity))
+    identity: str
 
 
 class ControlClient:
     """Calls to all sidecars over one pool of connections, kept warm because a WAN round trip costs."""
 
-    def __init__(self, context: ssl.SSLContext, connect_seconds: float, call_seconds: float) -> None:
-        connector = aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=30)
+    def __init__(self, contexts: Contexts, connect_seconds: float, call_seconds: float) -> None:
+        self._contexts = contexts
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=call_seconds, sock_connect=connect_seconds),
@@ -154,10 +150,14 @@ class ControlClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             async with self._session.request(
-                method, target.url.with_path(path), ssl=target.identity, allow_redirects=False, **arguments
+                method,
+                target.url.with_path(path),
+                ssl=self._contexts[target.identity],
+                allow_redirects=False,
+                **arguments,
             ) as response:
                 yield response
-        except aiohttp.ServerFingerprintMismatch as error:
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise ControlError("NotAuthorised", retryable=True, blames_peer=True) from error
         except TimeoutError as error:
             code = "PeerUnreachable" if isinstance(error, aiohttp.ConnectionTimeoutError) else "PeerSilent"

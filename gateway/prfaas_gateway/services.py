@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from yarl import URL
+
 from prfaas_gateway.chat_template import load_chat_template
 from prfaas_gateway.config import Config, DecodeEngine, Health, Model, PrefillEngine
 from prfaas_gateway.control import ControlClient, ControlTarget
@@ -87,7 +89,7 @@ def build_fleet(config: Config) -> Fleet:
     blocks = config.limits.prefix_index_blocks
     engines: list[DecodeEngine | PrefillEngine] = [*config.decode_engines, *config.prefill_engines]
     targets = {
-        engine.name: ControlTarget.of(engine.control, engine.identity)
+        engine.name: ControlTarget(URL(engine.control), engine.identity)
         for engine in engines
         if engine.control is not None and engine.identity is not None
     }

@@ -1,25 +1,34 @@
 """Mutual TLS to sidecars: who we are, whom we trust, and that the other end is exactly whom we meant.
 
 A certificate of the right authority is not enough: the prompt crosses this connection, so the identity in the
-certificate is compared before the first byte of a request is written.
+certificate is compared as part of the handshake, before a request can be written.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import ssl
+from collections.abc import Iterable
 from typing import Any
-
-import aiohttp
 
 from prfaas_gateway.config import Tls
 
+Contexts = dict[str, ssl.SSLContext]
+"""Client contexts by the identity that they accept."""
 
-def client_context(tls: Tls) -> ssl.SSLContext:
-    """A TLS 1.3 client context that trusts the bundle only.
 
-    Host names are not compared: sidecars are dialled by changing pod addresses, and `Identity` checks more.
+def client_contexts(tls: Tls, identities: Iterable[str]) -> Contexts:
+    """One context per identity. Reads files, so not for an event loop.
+
+    Raises:
+        OSError, ssl.SSLError: a file cannot be read or is not what it should be.
+    """
+    return {identity: client_context(tls, identity) for identity in identities}
+
+
+def client_context(tls: Tls, identity: str) -> ssl.SSLContext:
+    """A TLS 1.3 client context that trusts the bundle only, and in it one SPIFFE identity.
+
+    Host names are not compared: sidecars are dialled by changing pod addresses, and the identity says more.
 
     Raises:
         OSError, ssl.SSLError: a file cannot be read or is not what it should be.
@@ -30,40 +39,22 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(tls.certificate, tls.key)
     context.load_verify_locations(tls.trust_bundle)
+    context.sslobject_class = _only(identity)
     return context
 
 
-class Identity(aiohttp.Fingerprint):
-    """Makes aiohttp close a new connection before it sends anything, unless the peer has this identity.
+def _only(identity: str) -> type[ssl.SSLObject]:
+    class OnlyThisIdentity(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            found = uris(self.getpeercert())
+            if found != [identity]:
+                raise ssl.SSLCertVerificationError(f"the peer is {found or 'nobody'}, not {identity}")
 
-    aiohttp offers the moment between handshake and request only to certificate fingerprints, so this is one:
-    of the identity instead of the certificate, which is renewed every few hours.
-    """
-
-    def __init__(self, uri: str) -> None:
-        super().__init__(_digest([uri]))
-        self.uri = uri
-
-    def check(self, transport: asyncio.Transport) -> None:
-        """Compare the peer's only URI name with the expected one.
-
-        Raises:
-            aiohttp.ServerFingerprintMismatch: another identity, several, none, or no TLS at all.
-        """
-        tls = transport.get_extra_info("ssl_object")
-        certificate = tls.getpeercert() if tls is not None else None
-        if uris(certificate) != [self.uri]:
-            host, port, *_ = transport.get_extra_info("peername") or ("", 0)
-            raise aiohttp.ServerFingerprintMismatch(
-                _digest([self.uri]), _digest(uris(certificate)), host, port
-            )
+    return OnlyThisIdentity
 
 
-def uris(certificate: dict[str, Any] | None) -> list[str]:
+def uris(certificate: Any) -> list[str]:
     """URI subject alternative names of a certificate as `ssl` presents it."""
     names = (certificate or {}).get("subjectAltName", ())
     return [value for kind, value in names if kind == "URI"]
-
-
-def _digest(names: list[str]) -> bytes:
-    return hashlib.sha256("\n".join(names).encode()).digest()

@@ -1,0 +1,1 @@
+"""Measurements: what each part costs beside doing without it."""

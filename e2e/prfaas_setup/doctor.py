@@ -31,8 +31,8 @@ def report() -> Iterator[str]:
     for name in models.MODELS:
         state = _state(models.model_is_made(name), "made on demand")
         yield f"model       {models.model_folder(name)}: {state}"
-    for folder in engine.leftover_folders():
-        yield f"leftover    {folder}: used by no current lock; make clean-cache removes it"
+    for folder in (*engine.leftover_folders(), *models.leftover_folders()):
+        yield f"leftover    {folder}: of another version; make clean-cache removes it"
     cache = locations.cache_folder()
     nearest = next(path for path in (cache, *cache.parents) if path.is_dir())
     yield f"disk        {shutil.disk_usage(nearest).free / 2**30:.0f} GiB free at {nearest}"

@@ -29,6 +29,19 @@ def uv() -> Path:
     return locations.venv() / "bin" / "uv"
 
 
+def uv_env(target: Path | None = None) -> dict[str, str]:
+    """The variables uv runs with, for installing into the virtual environment `target`.
+
+    Like pip, it trusts the machine's own certificates where there are any, which a company's proxy needs.
+    """
+    env = dict(os.environ)
+    if system.CERTIFICATES.present():
+        env.setdefault("UV_SYSTEM_CERTS", "1")
+    if target is not None:
+        env["VIRTUAL_ENV"] = str(target)
+    return env
+
+
 def is_complete(folder: Path, key: str) -> bool:
     """Whether the folder was built to its end from exactly what `key` stands for."""
     marker = folder / MARKER
@@ -62,7 +75,7 @@ def ensure_venv() -> Path:
             (target / MARKER).unlink(missing_ok=True)
             if not _usable(target):
                 _bootstrap(target)
-            env = {**os.environ, "VIRTUAL_ENV": str(target)}
+            env = uv_env(target)
             run(
                 [uv(), "pip", "sync", "--quiet", "--require-hashes", locations.requirements("dev.txt")],
                 timeout_seconds=INSTALL_SECONDS,
@@ -89,7 +102,7 @@ def write_locks() -> None:
                  "--output-file", f"requirements/{name}", *arguments],
                 timeout_seconds=INSTALL_SECONDS,
                 cwd=root,
-                env={**os.environ, "UV_CUSTOM_COMPILE_COMMAND": "make lock"},
+                env={**uv_env(), "UV_CUSTOM_COMPILE_COMMAND": "make lock"},
             )  # fmt: skip
 
 

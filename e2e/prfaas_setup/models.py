@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,12 @@ def ensure_model(name: str) -> Path:
             )
             made.rename(folder)
     return folder
+
+
+def leftover_folders() -> Sequence[Path]:
+    """Models in the cache that this checkout does not use."""
+    used = {model_folder(name) for name in MODELS}
+    return sorted(path for path in (locations.cache_folder() / "models").glob("*-*/") if path not in used)
 
 
 def remove_cache() -> None:

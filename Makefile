@@ -58,6 +58,7 @@ bench: venv system engine ## Measure, and write the tables of docs/benchmarks.md
 	@$(SETUP) bench-system
 	@$(BIN)/prfaas bench $(ARGS)
 
+gpu-check: export GPU_PYTHON ?=
 gpu-check: ## The connector's device tests on a CUDA device; needs only torch and pytest
 	@e2e/prfaas_setup/gpu-check
 

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.helpers import children, eventually, kill
 
@@ -18,6 +17,11 @@ try:
 except ImportError:
     # The engine's own environment has none; nothing that runs there has an event loop of ours.
     blocking = None  # type: ignore[assignment]
+try:
+    import hypothesis
+except ImportError:
+    # make gpu-check needs no more than torch and pytest.
+    hypothesis = None  # type: ignore[assignment]
 
 pytest_plugins = ["pytester"]
 
@@ -26,25 +30,29 @@ ENGINE_MARKERS = ("engine", "engine_full")
 PR_SET_CHILD_SUBREAPER = 36
 ENDING_SECONDS = 5.0
 
-# A deadline for an example would be a timed assertion. In CI the same examples run each time.
-settings.register_profile(
-    "test",
-    deadline=None,
-    derandomize=bool(os.environ.get("CI")),
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.register_profile(
-    "fuzz",
-    settings.get_profile("test"),
-    derandomize=False,
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "20000")),
-)
-settings.load_profile(os.environ.get("PRFAAS_HYPOTHESIS", "test"))
+
+def _hypothesis_profiles() -> None:
+    # A deadline for an example would be a timed assertion. In CI the same examples run each time.
+    hypothesis.settings.register_profile(
+        "test",
+        deadline=None,
+        derandomize=bool(os.environ.get("CI")),
+        print_blob=True,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.register_profile(
+        "fuzz",
+        hypothesis.settings.get_profile("test"),
+        derandomize=False,
+        max_examples=int(os.environ.get("FUZZ_EXAMPLES", "20000")),
+    )
+    hypothesis.settings.load_profile(os.environ.get("PRFAAS_HYPOTHESIS", "test"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Become the parent of orphans, so that a process whose own parent died is found too."""
+    if hypothesis is not None:
+        _hypothesis_profiles()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

@@ -15,6 +15,8 @@ from prfaas_gateway.exchange import Exchange
 from prfaas_gateway.services import Services
 
 _log = logging.getLogger(__name__)
+_LINGER_SECONDS = 1
+"""How long a refused body is still read, so that its sender can see the refusal."""
 _CREATED = int(time.time())
 
 
@@ -28,6 +30,17 @@ def client_app(services: Services) -> web.Application:
     app.router.add_get("/v1/models/{name:.+}", models.one)
     app.router.add_route("*", "/{path:.*}", _not_here)
     return app
+
+
+def client_runner(services: Services) -> web.AppRunner:
+    """Serves `client_app`: a client that leaves cancels its request; stopping waits for those that run."""
+    return web.AppRunner(
+        client_app(services),
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=services.config.timeouts.drain_seconds,
+        lingering_time=_LINGER_SECONDS,
+    )
 
 
 def health_app(services: Services) -> web.Application:

@@ -199,8 +199,11 @@ class Attempt:
             return
         code = record.code or "running"
         self._services.metrics.transfers.labels(self.transfer.prefiller.name, code).inc()
+        # Not the prefill leg's 200: KV that cannot cross makes a working engine useless here.
         if code in _PATH_CODES:
             self.transfer.prefiller.sidecar.failed(self._services.clock())
+        elif code == "complete":
+            self.transfer.prefiller.sidecar.succeeded(self._services.clock())
 
     async def _run_decode(self, url: URL, account: Account) -> Answer:
         body = self._intake.body
@@ -223,7 +226,6 @@ class Attempt:
                     prefiller.sidecar.failed(self._services.clock())
                 return error
         legs.labels(name, "OK").inc()
-        prefiller.sidecar.succeeded(self._services.clock())
         prefiller.index.add(transfer.prompt.block_hashes)
         return None
 

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from prfaas import __version__
 from prfaas_gateway import access_log
-from prfaas_gateway.app import client_app, health_app
+from prfaas_gateway.app import client_runner, health_app
 from prfaas_gateway.config import Config, ConfigError, load, split_address
 from prfaas_gateway.control import ControlClient
 from prfaas_gateway.decode_leg import DecodeClient
@@ -101,12 +101,7 @@ async def run(
     stop = stop or _stop_on_signals()
     services = build_services(config, models, contexts)
     runners = [
-        web.AppRunner(
-            client_app(services),
-            handler_cancellation=True,
-            access_log=None,
-            shutdown_timeout=config.timeouts.drain_seconds,
-        ),
+        client_runner(services),
         web.AppRunner(health_app(services), access_log=None, shutdown_timeout=1),
     ]
     probing = asyncio.create_task(probe_forever(services), name="probes")

@@ -49,11 +49,13 @@ class FakeSidecar:
 
     @asynccontextmanager
     async def run(
-        self, authority: Authority, folder: Path, uri: str | None = None
+        self, authority: Authority, folder: Path, uri: str | list[str] | None = None, **validity: Any
     ) -> AsyncIterator[FakeSidecar]:
         """Serve with a certificate for ``uri``, by default the sidecar's own identity."""
         name = self.identity.rsplit("/", 1)[-1]
-        context = await asyncio.to_thread(server_context, authority, folder, name, uri or self.identity)
+        context = await asyncio.to_thread(
+            server_context, authority, folder, name, uri or self.identity, validity
+        )
         app = web.Application(client_max_size=1 << 30)
         app.router.add_post("/v1/prefill", self._prefill)
         app.router.add_post("/v1/transfers/{id}/{verb}", self._verb)
@@ -127,9 +129,11 @@ class FakeSidecar:
         return web.json_response({"transfer_id": transfer_id, **known})
 
 
-def server_context(authority: Authority, folder: Path, name: str, uri: str) -> ssl.SSLContext:
+def server_context(
+    authority: Authority, folder: Path, name: str, uri: str | list[str], validity: dict[str, Any]
+) -> ssl.SSLContext:
     """What a sidecar's control listener uses: TLS 1.3, both sides authenticated."""
-    files = authority.leaf(uri).write(folder, name)
+    files = authority.leaf(uri, **validity).write(folder, name)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED

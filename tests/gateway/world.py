@@ -14,7 +14,7 @@ from aiohttp import web
 
 from prfaas_bench.fake_engine import FakeEngine
 from prfaas_demo.certificates import Authority, ca
-from prfaas_gateway.app import client_app, health_app
+from prfaas_gateway.app import client_runner, health_app
 from prfaas_gateway.command import build_services, close_services
 from prfaas_gateway.config import Config
 from prfaas_gateway.probes import probe_once
@@ -124,8 +124,7 @@ async def running(
         if probe:
             await probe_once(services)
         urls = []
-        for app in (client_app(services), health_app(services)):
-            runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+        for runner in (client_runner(services), web.AppRunner(health_app(services), access_log=None)):
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -180,5 +179,6 @@ def configuration(
                 for number, sidecar in enumerate(prefill_sidecars)
             ],
             **settings,
+            "timeouts": {"drain_seconds": 1, **settings.get("timeouts", {})},
         }
     )

@@ -1,0 +1,249 @@
+"""The sidecar's configuration: one YAML file, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from prfaas_sidecar.identity import Identity, IdentityError, Pattern, parse
+
+_SIZE = re.compile(r"(\d+)\s*(KiB|MiB|GiB|TiB)")
+_FACTOR = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_ADDRESS = re.compile(r"(?:\[(?P<bracketed>[^\]]+)\]|(?P<plain>[^:\[\]]+)):(?P<port>\d{1,5}|\*)")
+
+
+class ConfigError(ValueError):
+    """The file cannot be used; the text names each field and what is wrong with it."""
+
+
+def split_address(text: str) -> tuple[str, str]:
+    """Host and port of ``host:port`` or ``[v6]:port``; the port may be ``*`` in patterns.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None or (match["port"] != "*" and not 0 <= int(match["port"]) <= 65535):
+        raise ValueError(f"{text!r} is not host:port")
+    return match["bracketed"] or match["plain"], match["port"]
+
+
+def _size(value: object) -> object:
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        return int(match[1]) * _FACTOR[match[2]]
+    return value
+
+
+def _listen(text: str) -> str:
+    host, port = split_address(text)
+    ipaddress.ip_address(host)
+    if port == "*":
+        raise ValueError("a listener needs a port")
+    return text
+
+
+def _pattern(text: str) -> str:
+    Pattern.parse(text)
+    return text
+
+
+def _identity(text: str) -> str:
+    parse(text)
+    return text
+
+
+def _dial_address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+SizeBytes = Annotated[int, BeforeValidator(_size)]
+Listen = Annotated[str, AfterValidator(_listen)]
+IdentityPattern = Annotated[str, AfterValidator(_pattern)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineSection(_Section):
+    """The engine in the same pod."""
+
+    socket: Path
+    """Unix socket that the connector opens; made by the sidecar."""
+    socket_mode: Annotated[int, Field(ge=0, le=0o777)] = 0o660
+    url: Annotated[str, Field(pattern=r"^http://[^/\s]+$")] | None = None
+    """Base URL of the engine's OpenAI API, for prefill legs; without it the sidecar serves none."""
+
+
+class ListenSection(_Section):
+    """Where the three listeners bind (numeric addresses)."""
+
+    peer: Listen | None = "0.0.0.0:7400"
+    control: Listen | None = "0.0.0.0:7401"
+    health: Listen = "0.0.0.0:7402"
+
+
+class TlsSection(_Section):
+    """PEM files. They are read again when they change on disk."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+class DialRule(_Section):
+    """Producers that this sidecar may dial: an identity (or pattern) and where it may live.
+
+    Addresses are ``host:port``; the host is an IP address, a network such as ``10.80.0.0/16``, or a DNS
+    name, exactly or as ``*.suffix``; the port may be ``*``.
+    """
+
+    identity: IdentityPattern
+    addresses: Annotated[list[Annotated[str, AfterValidator(_dial_address)]], Field(min_length=1)]
+
+    def allows(self, identity: Identity, host: str, port: int) -> bool:
+        """Whether this rule lets the sidecar dial ``host:port`` and expects ``identity`` there."""
+        return Pattern(self.identity).matches(identity) and any(
+            _address_matches(pattern, host, port) for pattern in self.addresses
+        )
+
+
+class PeersSection(_Section):
+    """Who may pull from here, and whom this sidecar may pull from. Both lists are empty by default:
+    nobody."""
+
+    accept: list[IdentityPattern] = []
+    dial: list[DialRule] = []
+
+
+class LinkSection(_Section):
+    """How KV crosses to and from peers."""
+
+    streams: Annotated[int, Field(ge=1, le=64)] = 4
+    frame_bytes: Annotated[SizeBytes, Field(ge=4 << 10, le=16 << 20)] = 512 << 10
+    """Target payload of one DATA frame; a unit is never split."""
+    congestion_control: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,15}$")] | None = "bbr"
+    """TCP congestion control of sending streams, where the kernel allows it; null leaves the kernel's."""
+    budget_bits_per_second: Annotated[int, Field(ge=64_000)] | None = None
+    """Paces each consumer's streams to this rate in all; null does not pace."""
+    connect_seconds: Seconds = 5.0
+    """Longest that one connection attempt with its handshakes takes, and that a transfer waits for its
+    first stream."""
+    resume_seconds: Seconds = 10.0
+    """Longest that a transfer waits for a new stream after all broke."""
+    resumes: Annotated[int, Field(ge=0, le=1000)] = 16
+    """How often one transfer asks again for what is missing."""
+    ping_seconds: Seconds = 2.0
+    silence_seconds: Seconds = 10.0
+    """A peer that sends nothing for so long is taken for lost."""
+    idle_seconds: Seconds = 300.0
+    """Streams without a transfer are kept warm for so long."""
+    checksum_retries: Annotated[int, Field(ge=0, le=1000)] = 8
+
+
+class LimitsSection(_Section):
+    """Bounds on what others can make the sidecar remember."""
+
+    pending_opens: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    pending_seconds: Seconds = 60.0
+    """Longest that a consumer's OPEN waits for the producing engine."""
+    remembered_calls_seconds: Seconds = 60.0
+    remembered_transfers: Annotated[int, Field(ge=16, le=1_000_000)] = 4096
+    """Ended transfers whose outcome can still be asked for, and whose ids are refused."""
+    prefill_body_bytes: Annotated[SizeBytes, Field(ge=1024)] = 64 << 20
+    prefill_seconds: Seconds = 600.0
+
+
+class Config(_Section):
+    """The whole file."""
+
+    engine: EngineSection
+    arena_bytes: Annotated[SizeBytes, Field(ge=1 << 20)]
+    arena_preallocate: bool = False
+    """Take the memory at start instead of at first use."""
+    listen: ListenSection = ListenSection()
+    tls: TlsSection | None = None
+    insecure_plaintext_peers: bool = False
+    """Speaks the peer protocol without TLS: anybody on the path can read and change KV. Needs
+    ``identity``."""
+    identity: Annotated[str, AfterValidator(_identity)] | None = None
+    """Own identity; read from the certificate unless peers are plaintext."""
+    peers: PeersSection = PeersSection()
+    gateways: list[IdentityPattern] = []
+    link: LinkSection = LinkSection()
+    limits: LimitsSection = LimitsSection()
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Config:
+        if self.tls is None and not self.insecure_plaintext_peers:
+            raise ValueError("tls is needed (certificate, key, ca), unless insecure_plaintext_peers is true")
+        if self.tls is None and self.listen.control is not None:
+            raise ValueError("the control listener needs tls; set listen.control to null to run without it")
+        if self.insecure_plaintext_peers and self.identity is None:
+            raise ValueError("insecure_plaintext_peers needs identity, since no certificate tells it")
+        if not self.insecure_plaintext_peers and self.identity is not None:
+            raise ValueError("identity is read from the certificate; remove it")
+        if self.link.silence_seconds < 2 * self.link.ping_seconds:
+            raise ValueError("link.silence_seconds must be at least twice link.ping_seconds")
+        return self
+
+
+def load(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, or a field is unknown, missing or wrong.
+    """
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: the file must hold a mapping of fields")
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_url=False, include_input=False):
+            where = ".".join(str(part) for part in item["loc"]) or "file"
+            lines.append(f"  {where}: {item['msg'].removeprefix('Value error, ')}")
+        raise ConfigError(f"{path} is not a usable configuration:\n" + "\n".join(lines)) from None
+
+
+def _address_matches(pattern: str, host: str, port: int) -> bool:
+    wanted_host, wanted_port = split_address(pattern)
+    if wanted_port not in ("*", str(port)):
+        return False
+    try:
+        network = ipaddress.ip_network(wanted_host, strict=False)
+    except ValueError:
+        name = host.lower().rstrip(".")
+        if wanted_host.startswith("*."):
+            return name.endswith(wanted_host[1:].lower())
+        return name == wanted_host.lower()
+    try:
+        return ipaddress.ip_address(host) in network
+    except ValueError:
+        return False
+
+
+__all__ = ["Config", "ConfigError", "IdentityError", "load", "split_address"]

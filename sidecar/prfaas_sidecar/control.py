@@ -1,0 +1,166 @@
+"""The gateways' HTTPS interface: prefill legs to the engine, fail and cancel calls, and what became of a
+transfer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import aiohttp
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prfaas_sidecar.errors import retryable
+from prfaas_sidecar.identity import IdentityError, Pattern, authorised, of_certificate
+from prfaas_sidecar.logs import fields
+from prfaas_sidecar.node import Node
+
+_log = logging.getLogger(__name__)
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_TRANSFER_ID = re.compile(r"[0-9a-f]{32}")
+_CALL_BODY_BYTES = 16 << 10
+_CONNECT_SECONDS = 5.0
+_CHUNK_BYTES = 64 << 10
+
+
+class FailBody(BaseModel):
+    """Body of a fail call."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    reason: Annotated[str, Field(pattern=r"^[A-Za-z]{1,64}$")] = "PrefillFailed"
+
+
+class Control:
+    """Routes and their handlers."""
+
+    def __init__(
+        self, node: Node, end: Callable[[str, str, str], bool], fail: Callable[[str, str], bool]
+    ) -> None:
+        """``end(id, code, message)`` ends a transfer on either side, ``fail(id, code)`` at the consumer
+        only."""
+        self._node = node
+        self._end = end
+        self._fail = fail
+        self._gateways = [Pattern(text) for text in node.config.gateways]
+        self._engine: aiohttp.ClientSession | None = None
+
+    def application(self) -> web.Application:
+        """For an aiohttp runner."""
+        limits = self._node.config.limits
+        app = web.Application(middlewares=[self._guard], client_max_size=limits.prefill_body_bytes)
+        app.add_routes(
+            [
+                web.post("/v1/prefill", self._prefill),
+                web.post("/v1/transfers/{id}/fail", self._fail_call),
+                web.post("/v1/transfers/{id}/cancel", self._cancel_call),
+                web.get("/v1/transfers/{id}", self._show),
+            ]
+        )
+        app.on_startup.append(self._open_session)
+        app.on_cleanup.append(self._close_session)
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        certificate = None if request.transport is None else request.transport.get_extra_info("peercert")
+        try:
+            identity = of_certificate(certificate)
+        except IdentityError as error:
+            return self._stranger(str(error))
+        if not authorised(identity, self._gateways):
+            return self._stranger(f"{identity} is not on the list of gateways")
+        try:
+            return await handler(request)
+        except web.HTTPRequestEntityTooLarge:
+            return _error(413, "BodyTooLarge", "the body is over limits.prefill_body_bytes")
+        except web.HTTPException as error:
+            return _error(error.status, error.reason.title().replace(" ", ""), error.reason)
+
+    def _stranger(self, reason: str) -> web.Response:
+        self._node.metrics.handshakes_refused.labels("control", "not_authorised").inc()
+        _log.warning("gateway refused", extra=fields(reason=reason))
+        return _error(
+            403, "NotAuthorised", "this certificate's identity is not on the sidecar's list of gateways"
+        )
+
+    async def _fail_call(self, request: web.Request) -> web.Response:
+        transfer_id = _transfer_id(request)
+        data = await request.content.read(_CALL_BODY_BYTES)
+        try:
+            body = FailBody.model_validate_json(data or b"{}")
+        except ValidationError:
+            return _error(400, "BadRequest", 'the body is {"reason": "<Code>"}')
+        if not self._fail(transfer_id, body.reason):
+            self._remember(transfer_id, body.reason)
+        return web.Response(status=204)
+
+    async def _cancel_call(self, request: web.Request) -> web.Response:
+        transfer_id = _transfer_id(request)
+        if not self._end(transfer_id, "Cancelled", "the gateway cancelled it"):
+            self._remember(transfer_id, "Cancelled")
+        return web.Response(status=204)
+
+    async def _show(self, request: web.Request) -> web.Response:
+        record = self._node.records.get(_transfer_id(request))
+        if record is None:
+            return _error(404, "UnknownTransfer", "this sidecar does not know the transfer")
+        return web.json_response(record.as_json())
+
+    def _remember(self, transfer_id: str, code: str) -> None:
+        if transfer_id not in self._node.records:
+            self._node.records.remember_call(transfer_id, code, self._node.clock())
+
+    async def _prefill(self, request: web.Request) -> web.StreamResponse:
+        url, session = self._node.config.engine.url, self._engine
+        if url is None or session is None:
+            return _error(404, "NoEngine", "this sidecar serves no prefill legs: engine.url is not set")
+        if self._node.draining:
+            return _error(503, "Draining", "the sidecar is shutting down; send new prefill legs elsewhere")
+        body = await request.read()
+        try:
+            async with session.post(
+                f"{url}/v1/completions", data=body, headers={"Content-Type": "application/json"}
+            ) as answer:
+                response = web.StreamResponse(status=answer.status)
+                response.content_type = answer.content_type
+                await response.prepare(request)
+                async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
+                    await response.write(chunk)
+                await response.write_eof()
+        except TimeoutError:
+            self._node.metrics.prefills.labels("timeout").inc()
+            return _error(504, "DeadlineExceeded", "the engine did not finish the prefill leg in time")
+        except aiohttp.ClientError as error:
+            self._node.metrics.prefills.labels("engine_unreachable").inc()
+            _log.warning("prefill leg failed", extra=fields(reason=type(error).__name__))
+            return _error(502, "EngineGone", "the engine did not answer the prefill leg")
+        self._node.metrics.prefills.labels("passed").inc()
+        return response
+
+    async def _open_session(self, _: web.Application) -> None:
+        timeout = aiohttp.ClientTimeout(
+            total=self._node.config.limits.prefill_seconds, sock_connect=_CONNECT_SECONDS
+        )
+        # No limit of connections: what the engine cannot run yet waits in the engine, which knows its own
+        # order.
+        self._engine = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+
+    async def _close_session(self, _: web.Application) -> None:
+        if self._engine is not None:
+            await self._engine.close()
+
+
+def _transfer_id(request: web.Request) -> str:
+    transfer_id = request.match_info["id"]
+    if not _TRANSFER_ID.fullmatch(transfer_id):
+        raise web.HTTPNotFound
+    return transfer_id
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    body = {"error": {"code": code, "message": message, "retryable": retryable(code) or status in (502, 504)}}
+    return web.Response(status=status, text=json.dumps(body), content_type="application/json")

@@ -1,0 +1,86 @@
+"""What the sidecar knows of its engine: the connections of all its processes, as one thing that is there or
+gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prfaas_connector.local_api.messages import Hello, Message
+
+
+@dataclass(eq=False, slots=True)
+class Connection:
+    """One process's side of the local API, after its hello."""
+
+    hello: Hello
+    send: Callable[[Message], None]
+    half_close: Callable[[], None]
+
+    @property
+    def name(self) -> str:
+        """For logs and for what holds memory."""
+        return writer(self.hello.rank) if self.hello.side == "worker" else "scheduler"
+
+
+def writer(rank: int) -> str:
+    """Name under which a rank holds memory that it may still write or read."""
+    return f"rank {rank}"
+
+
+@dataclass(eq=False, slots=True)
+class Engine:
+    """One run of the engine. When any of its connections drops the whole engine counts as gone."""
+
+    fingerprint: str
+    fingerprint_fields: dict[str, str]
+    world_size: int
+    connections: dict[str, Connection] = field(default_factory=dict)
+    gone: bool = False
+
+    @property
+    def scheduler(self) -> Connection | None:
+        """The scheduler side's connection."""
+        return self.connections.get("scheduler")
+
+    @property
+    def ready(self) -> bool:
+        """Whether the scheduler side and all ranks have said hello."""
+        return not self.gone and self.scheduler is not None and len(self.connections) == self.world_size + 1
+
+    def tell_scheduler(self, message: Message) -> None:
+        """Send, if there is still somebody to send to."""
+        if not self.gone and self.scheduler is not None:
+            self.scheduler.send(message)
+
+
+def objection(engine: Engine | None, hello: Hello) -> tuple[str, str] | None:
+    """Code and message when a hello does not fit the engine that is already there."""
+    if hello.side not in ("scheduler", "worker"):
+        return "ProtocolError", f"side {hello.side!r} is neither scheduler nor worker"
+    if hello.side == "worker" and not hello.rank < hello.world_size:
+        return "ProtocolError", f"rank {hello.rank} of a world of {hello.world_size}"
+    if engine is None:
+        return None
+    if hello.fingerprint != engine.fingerprint:
+        return "FingerprintMismatch", differing(engine.fingerprint_fields, hello.fingerprint_fields)
+    if hello.world_size != engine.world_size:
+        return (
+            "ProtocolError",
+            f"world size {hello.world_size}, others of this engine said {engine.world_size}",
+        )
+    name = writer(hello.rank) if hello.side == "worker" else "scheduler"
+    if name in engine.connections:
+        return "ProtocolError", f"the engine's {name} is connected already"
+    return None
+
+
+def differing(ours: dict[str, str], theirs: dict[str, str]) -> str:
+    """Text that names the fingerprint fields in which two engines differ."""
+    names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if not names:
+        return "the fingerprints differ although all their fields agree"
+    shown = [
+        f"{name}: {ours.get(name, 'absent')} here, {theirs.get(name, 'absent')} there" for name in names[:8]
+    ]
+    return "the engines' KV is not interchangeable: " + "; ".join(shown)

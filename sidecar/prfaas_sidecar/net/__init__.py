@@ -1,0 +1,1 @@
+"""Sockets: TLS credentials, listeners, streams of the peer protocol, links to producers."""

@@ -1,0 +1,323 @@
+"""A consumer's link to one producer: a few warm streams, the pulls on them, and their way back after a
+loss."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from prfaas_sidecar.config import LinkSection
+from prfaas_sidecar.identity import Identity
+from prfaas_sidecar.logs import fields
+from prfaas_sidecar.net.sockets import tune
+from prfaas_sidecar.net.stream import Lost, OutFrame, PeerStream
+from prfaas_sidecar.protocol import bodies
+from prfaas_sidecar.protocol.frames import VERSION, DataHeader, WireError
+from prfaas_sidecar.protocol.session import ControlReceived, Event, Landing
+from prfaas_sidecar.protocol.states import Role
+from prfaas_sidecar.tasks import Tasks
+
+_log = logging.getLogger(__name__)
+
+_FINAL = frozenset({"NotAuthorised", "FingerprintMismatch", "PeerNotAllowed"})
+_FIRST_RETRY_SECONDS = 0.05
+_LAST_RETRY_SECONDS = 2.0
+_GATHER_LOSSES_SECONDS = 0.02
+
+
+class Pulling(Protocol):
+    """A transfer as its link sees it."""
+
+    attached_at: float
+    reopen_code: str
+
+    def open_body(self, pull: int, now: float) -> bodies.Open | None:
+        """The next OPEN, or None when the transfer may not ask again (and has ended)."""
+
+    def place(self, header: DataHeader) -> Landing:
+        """Where a payload of the current pull belongs; raises WireError."""
+
+    def received(self, event: Event) -> None:
+        """A frame of the current pull arrived; raises WireError."""
+
+    def fail(self, code: str, message: str) -> None:
+        """The link cannot go on with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom a link dials."""
+
+    host: str
+    port: int
+    identity: Identity
+
+
+class Link:
+    """Streams to one producer. Pull numbers grow; a number that is not active any more is over, not an
+    error."""
+
+    def __init__(
+        self,
+        target: Target,
+        hello: Callable[[str], bodies.Hello],
+        client_context: Callable[[], ssl.SSLContext] | None,
+        settings: LinkSection,
+        clock: Callable[[], float],
+        tasks: Tasks,
+        stream_lost: Callable[[Lost], None],
+    ) -> None:
+        self.target = target
+        self.streams: list[PeerStream] = []
+        self.closed = False
+        self._channel = secrets.token_hex(16)
+        self._hello = hello
+        self._context = client_context
+        self._settings = settings
+        self._clock = clock
+        self._stream_lost = stream_lost
+        self._pulls: dict[int, Pulling] = {}
+        self._numbers: dict[Pulling, int] = {}
+        self._next = 0
+        self._demand = asyncio.Event()
+        self._last_used = self._down_since = clock()
+        self._last_failure = Lost("PeerUnreachable", "no connection was made yet")
+        self._ever_ready = False
+        self._reopening: asyncio.TimerHandle | None = None
+        self._outcomes: dict[PeerStream, asyncio.Future[Lost]] = {}
+        self._ready: dict[PeerStream, asyncio.Future[None]] = {}
+        self._slots = [
+            tasks.spawn(self._keep(), f"link-{target.host}-{index}") for index in range(settings.streams)
+        ]
+
+    def attach(self, transfer: Pulling) -> None:
+        """Start pulling a transfer, now or as soon as a stream is ready."""
+        self._numbers[transfer] = -1
+        self._last_used = self._clock()
+        self._demand.set()
+        self._open(transfer)
+
+    def detach(self, transfer: Pulling, farewell: Callable[[int], bodies.Body] | None) -> None:
+        """Stop pulling; ``farewell`` makes the frame that tells the producer."""
+        number = self._numbers.pop(transfer, None)
+        if number is None:
+            return
+        self._pulls.pop(number, None)
+        self._last_used = self._clock()
+        if number >= 0 and farewell is not None:
+            self.send(farewell(number))
+        if not self._numbers:
+            self._demand.clear()
+
+    def send(self, body: bodies.Body) -> None:
+        """A control frame over any ready stream; without one it is not said."""
+        for stream in self.streams:
+            if stream.ready:
+                stream.send(body)
+                return
+
+    def pull_number(self, transfer: Pulling) -> int:
+        """Number of a transfer's current pull, -1 before the first."""
+        return self._numbers.get(transfer, -1)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no transfer uses it."""
+        return not self._numbers
+
+    def tick(self, now: float) -> None:
+        """Signs of life, and the end of transfers that have been without a stream for too long."""
+        for stream in list(self.streams):
+            stream.tick(now, self._settings.ping_seconds, self._settings.silence_seconds)
+        if any(stream.ready for stream in self.streams):
+            return
+        for transfer in list(self._numbers):
+            patience = self._settings.resume_seconds if self._ever_ready else self._settings.connect_seconds
+            if now - max(transfer.attached_at, self._down_since) > patience:
+                code = "LinkLost" if self._ever_ready else "PeerUnreachable"
+                if self._last_failure.code == "PeerSilent":
+                    code = "PeerSilent"
+                transfer.fail(
+                    code, f"no stream to {self.target.host}:{self.target.port}: {self._last_failure.message}"
+                )
+
+    def expired(self, now: float) -> bool:
+        """Whether it has been idle for long enough to be closed."""
+        return self.idle and now - self._last_used > self._settings.idle_seconds
+
+    def close(self, code: str = "Closed", message: str = "the link is not needed any more") -> None:
+        """Close all streams and dial no more."""
+        self.closed = True
+        if self._reopening is not None:
+            self._reopening.cancel()
+        for slot in self._slots:
+            slot.cancel()
+        for stream in list(self.streams):
+            stream.close(code, message)
+
+    # What streams report.
+
+    def stream_connected(self, stream: PeerStream) -> None:
+        """The producer must be who the transfer says, whoever its CA is."""
+        if stream.identity is not None and stream.identity != self.target.identity:
+            stream.close("NotAuthorised", f"{stream.identity} answered instead of {self.target.identity}")
+            return
+        self.streams.append(stream)
+        tune(stream.socket, congestion_control=None, pacing_bytes_per_second=None)
+        stream.send(self._hello(self._channel))
+
+    def stream_place(self, stream: PeerStream, header: DataHeader) -> Landing:
+        """Of the pull, or nowhere when that is over."""
+        transfer = self._of(header.pull)
+        return Landing(None) if transfer is None else transfer.place(header)
+
+    def stream_event(self, stream: PeerStream, event: Event) -> None:
+        """Greeting, or a frame of a pull."""
+        body = event.body if isinstance(event, ControlReceived) else None
+        if isinstance(body, bodies.HelloAck):
+            self._greeted(stream, body)
+            return
+        number = event.header.pull if not isinstance(event, ControlReceived) else getattr(body, "pull", -1)
+        transfer = self._of(number)
+        if transfer is not None:
+            transfer.received(event)
+
+    def stream_frame(self, stream: PeerStream) -> OutFrame | None:
+        """A consumer sends no KV."""
+        return None
+
+    def stream_lost(self, stream: PeerStream, lost: Lost) -> None:
+        """Wake the slot that keeps this stream, and ask again for what may have been on it."""
+        was_ready = stream in self.streams
+        if was_ready:
+            self.streams.remove(stream)
+        self._stream_lost(lost)
+        outcome = self._outcomes.get(stream)
+        if outcome is not None and not outcome.done():
+            outcome.set_result(lost)
+        self._last_failure = lost
+        if not any(other.ready for other in self.streams):
+            self._down_since = self._clock()
+        if self.closed:
+            return
+        if lost.code in _FINAL:
+            self._fail_all(lost)
+        elif was_ready and self._reopening is None:
+            # Streams break together; one new OPEN per transfer is enough for all of them.
+            self._reopening = asyncio.get_running_loop().call_later(
+                _GATHER_LOSSES_SECONDS, self._reopen, lost
+            )
+
+    def _reopen(self, lost: Lost) -> None:
+        self._reopening = None
+        for transfer, number in list(self._numbers.items()):
+            if number >= 0:
+                self._pulls.pop(number, None)
+                self._numbers[transfer] = -1
+                transfer.reopen_code = (
+                    lost.code if lost.code in ("PeerSilent", "ProtocolError") else "LinkLost"
+                )
+            self._open(transfer)
+
+    def _greeted(self, stream: PeerStream, ack: bodies.HelloAck) -> None:
+        if ack.version != VERSION:
+            raise WireError(f"the peer chose version {ack.version}, which was not offered")
+        if ack.identity != self.target.identity.uri:
+            stream.close("NotAuthorised", f"{ack.identity} answered instead of {self.target.identity}")
+            return
+        self._ever_ready = True
+        ready = self._ready.get(stream)
+        if ready is not None and not ready.done():
+            ready.set_result(None)
+        for transfer, number in list(self._numbers.items()):
+            if number < 0 and self._reopening is None:
+                self._open(transfer)
+
+    def _open(self, transfer: Pulling) -> None:
+        stream = next((stream for stream in self.streams if stream.ready), None)
+        if stream is None:
+            return
+        body = transfer.open_body(self._next, self._clock())
+        if body is None:
+            return
+        self._pulls[self._next] = transfer
+        self._numbers[transfer] = self._next
+        self._next += 1
+        stream.send(body)
+
+    def _of(self, number: int) -> Pulling | None:
+        if number >= self._next:
+            raise WireError(f"pull {number} was never opened")
+        return self._pulls.get(number)
+
+    def _fail_all(self, lost: Lost) -> None:
+        for transfer in list(self._numbers):
+            transfer.fail(lost.code, lost.message)
+
+    # Keeping one stream.
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            await self._demand.wait()
+            lost = await self._one_stream()
+            if lost is None:
+                failures = 0
+                continue
+            self._last_failure = lost
+            if lost.code in _FINAL:
+                self._fail_all(lost)
+            failures += 1
+            delay = min(_LAST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10))
+            _log.info(
+                "no stream to the peer",
+                extra=fields(
+                    peer=f"{self.target.host}:{self.target.port}", code=lost.code, reason=lost.message
+                ),
+            )
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads retries, keeps no secret
+
+    async def _one_stream(self) -> Lost | None:
+        """Dial, greet, and stay until the stream ends. None when it worked at least until both had
+        greeted."""
+        loop = asyncio.get_running_loop()
+        stream = PeerStream(Role.CONSUMER, self, self._clock)
+        outcome: asyncio.Future[Lost] = loop.create_future()
+        ready: asyncio.Future[None] = loop.create_future()
+        self._outcomes[stream], self._ready[stream] = outcome, ready
+        context = self._context() if self._context is not None else None
+        try:
+            async with asyncio.timeout(self._settings.connect_seconds):
+                await loop.create_connection(
+                    lambda: stream,
+                    self.target.host,
+                    self.target.port,
+                    ssl=context,
+                    server_hostname=self.target.host if context else None,
+                )
+                await asyncio.wait((outcome, ready), return_when=asyncio.FIRST_COMPLETED)
+            if outcome.done() and not ready.done():
+                return outcome.result()
+            await outcome
+        except ssl.SSLError as error:
+            return Lost("NotAuthorised", f"TLS handshake: {error.reason or error}")
+        except TimeoutError:
+            connected = stream in self.streams
+            stream.abort(
+                "PeerSilent" if connected else "PeerUnreachable", "no greeting within the connect time"
+            )
+            return Lost("PeerSilent" if connected else "PeerUnreachable", "no answer within the connect time")
+        except OSError as error:
+            return Lost("PeerUnreachable", f"connecting failed: {error.strerror or error}")
+        finally:
+            self._outcomes.pop(stream, None)
+            self._ready.pop(stream, None)
+            if not outcome.done():
+                outcome.cancel()
+        return None

@@ -1,0 +1,68 @@
+"""What both sides of a sidecar share: arena, engine, records, counters, time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prfaas_sidecar.arena import Arena
+from prfaas_sidecar.config import Config
+from prfaas_sidecar.engine import Engine
+from prfaas_sidecar.identity import Identity
+from prfaas_sidecar.logs import fields
+from prfaas_sidecar.metrics import Metrics
+from prfaas_sidecar.records import Record, Records
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One sidecar process."""
+
+    config: Config
+    identity: Identity
+    arena: Arena
+    records: Records
+    metrics: Metrics
+    clock: Callable[[], float]
+    engine: Engine | None = None
+    draining: bool = False
+    an_end: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set whenever a transfer or a stream has ended; for whoever waits until none is left."""
+
+    def ended(self, record: Record, code: str, message: str) -> None:
+        """A transfer is over: record it, count it, say it."""
+        if record.state == "ended":
+            return
+        record.end(code, self.records.wall())
+        self.an_end.set()
+        self.metrics.transfers.labels(record.side, code).inc()
+        self.metrics.running.labels(record.side).dec()
+        if record.opened_at is not None and record.ended_at is not None:
+            self.metrics.total_seconds.labels(record.side).observe(
+                max(0.0, record.ended_at - record.opened_at)
+            )
+        _log.log(
+            logging.INFO if code == "complete" else logging.WARNING,
+            "transfer ended",
+            extra=fields(
+                transfer_id=record.transfer_id,
+                side=record.side,
+                code=code,
+                reason=message,
+                units_wanted=record.units_wanted,
+                units_landed=record.units_landed,
+                bytes_kv=record.bytes_kv,
+                resumes=record.resumes,
+            ),
+        )
+
+    def refused(self, transfer_id: str, side: str, code: str, message: str) -> None:
+        """A transfer did not start."""
+        self.metrics.refused.labels(side, code).inc()
+        _log.warning(
+            "transfer refused", extra=fields(transfer_id=transfer_id, side=side, code=code, reason=message)
+        )

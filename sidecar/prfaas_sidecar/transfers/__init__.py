@@ -1,0 +1,1 @@
+"""Pure state of transfers: what was wanted, published, sent, landed. No sockets, no clock."""

@@ -6,7 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 # The set-up needs nothing but a Python 3.11 or newer; everything else runs from .venv.
-SETUP = PYTHONPATH=e2e "$$(e2e/prfaas_setup/find-python)" -m prfaas_setup
+SETUP = python=$$(e2e/prfaas_setup/find-python) && PYTHONPATH=e2e "$$python" -m prfaas_setup
 BIN := .venv/bin
 ARGS ?=
 # How many generated inputs each test of make fuzz gets.

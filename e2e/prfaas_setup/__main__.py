@@ -77,9 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         chosen.action(chosen)
+        sys.stdout.flush()
     except SetupError as error:
         print(f"prfaas set-up: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; nothing must be written when Python closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("prfaas set-up: interrupted; the next run starts again where it is safe", file=sys.stderr)
         return 130

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prfaas_setup import locations, system
-from prfaas_setup.environments import INSTALL_SECONDS, MARKER, ensure_venv, is_complete, uv, uv_env
+from prfaas_setup.environments import INSTALL_SECONDS, MARKER, ensure_venv, installer_env, is_complete, uv
 from prfaas_setup.locking import only_one
 from prfaas_setup.progress import SetupError, run, say, step
 
@@ -116,7 +116,7 @@ def _build(folder: Path) -> None:
         )
     lock = locations.requirements("engine.txt")
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
-    env = uv_env(folder)
+    env = installer_env(folder)
     with step(f"engine environment {folder} (vLLM for CPUs: some 3 GB to download once, 5.3 GB on disk)"):
         run(
             [uv(), "venv", "--quiet", "--python", Path(sys.executable).resolve(), folder],

@@ -29,14 +29,15 @@ def uv() -> Path:
     return locations.venv() / "bin" / "uv"
 
 
-def uv_env(target: Path | None = None) -> dict[str, str]:
-    """The variables uv runs with, for installing into the virtual environment `target`.
+def installer_env(target: Path | None = None) -> dict[str, str]:
+    """The variables pip and uv run with, for installing into the virtual environment `target`.
 
-    Like pip, it trusts the machine's own certificates where there are any, which a company's proxy needs.
+    They trust the machine's own certificates where there are any, which a company's proxy needs.
     """
     env = dict(os.environ)
     if system.CERTIFICATES.present():
         env.setdefault("UV_SYSTEM_CERTS", "1")
+        env.setdefault("PIP_CERT", str(system.CERTIFICATE_FILE))
     if target is not None:
         env["VIRTUAL_ENV"] = str(target)
     return env
@@ -75,7 +76,7 @@ def ensure_venv() -> Path:
             (target / MARKER).unlink(missing_ok=True)
             if not _usable(target):
                 _bootstrap(target)
-            env = uv_env(target)
+            env = installer_env(target)
             run(
                 [uv(), "pip", "sync", "--quiet", "--require-hashes", locations.requirements("dev.txt")],
                 timeout_seconds=INSTALL_SECONDS,
@@ -102,7 +103,7 @@ def write_locks() -> None:
                  "--output-file", f"requirements/{name}", *arguments],
                 timeout_seconds=INSTALL_SECONDS,
                 cwd=root,
-                env={**uv_env(), "UV_CUSTOM_COMPILE_COMMAND": "make lock"},
+                env={**installer_env(), "UV_CUSTOM_COMPILE_COMMAND": "make lock"},
             )  # fmt: skip
 
 
@@ -125,4 +126,5 @@ def _bootstrap(target: Path) -> None:
         [target / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
          "--require-hashes", "--only-binary", ":all:", "-r", locations.requirements("uv.txt")],
         timeout_seconds=BOOTSTRAP_SECONDS,
+        env=installer_env(),
     )  # fmt: skip

@@ -44,9 +44,8 @@ def _library(name: str) -> Callable[[], bool]:
 
 
 VENV_MODULE = Need("Python's venv module", "python3-venv", _venv_module)
-CERTIFICATES = Need(
-    "root certificates", "ca-certificates", lambda: Path("/etc/ssl/certs/ca-certificates.crt").is_file()
-)
+CERTIFICATE_FILE = Path("/etc/ssl/certs/ca-certificates.crt")
+CERTIFICATES = Need("root certificates", "ca-certificates", CERTIFICATE_FILE.is_file)
 # vLLM's compiled parts link to them and its wheel does not bring them.
 ENGINE_NEEDS = (
     Need("the NUMA library", "libnuma1", _library("libnuma.so.1")),

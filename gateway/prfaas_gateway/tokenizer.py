@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.models import BPE
 
 _SPECIAL_TOKENS_MARGIN = 8
 """More than any known tokenizer adds around a prompt on its own."""
@@ -29,15 +30,14 @@ class Tokenizer:
         Raises:
             ValueError: not a tokenizer file.
         """
-        text = file.read_text()
         try:
-            self._tokenizer = RustTokenizer.from_str(text)
+            self._tokenizer = RustTokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception for a bad file
             raise ValueError(f"{file} is not a tokenizer: {error}") from error
         # A file may ask for truncation or padding; the engine overrides both per request.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._growth = _tokens_per_byte(json.loads(text))
+        self._growth = _tokens_per_byte(self._tokenizer)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> array[int]:
         """Token ids of ``text``. Releases the interpreter lock for most of its time.
@@ -46,7 +46,8 @@ class Tokenizer:
             UntokenisableError: the text is not valid Unicode.
         """
         try:
-            encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            # The only entry that does not also compute where each token lies in the text.
+            (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         except (TypeError, UnicodeEncodeError) as error:
             raise UntokenisableError("the prompt is not valid Unicode") from error
         return array("I", encoding.ids)
@@ -65,16 +66,12 @@ class Tokenizer:
         return size_bytes * self._growth + _SPECIAL_TOKENS_MARGIN
 
 
-def _tokens_per_byte(description: dict[str, Any]) -> int | None:
-    model = description.get("model") or {}
-    byte_level = any(
-        "ByteLevel" in kinds
-        for kinds in (_kinds(description.get("pre_tokenizer")), _kinds(description.get("decoder")))
-    )
-    if not byte_level or model.get("type") != "BPE":
+def _tokens_per_byte(tokenizer: RustTokenizer) -> int | None:
+    byte_level = any("ByteLevel" in _kinds(part) for part in (tokenizer.pre_tokenizer, tokenizer.decoder))
+    if not byte_level or not isinstance(tokenizer.model, BPE):
         return None
     growth = 1
-    for kind in _kinds(description.get("normalizer")) or [None]:
+    for kind in _kinds(tokenizer.normalizer) or [None]:
         if kind not in _GROWTH_OF_NORMALISER:
             return None
         growth *= _GROWTH_OF_NORMALISER[kind]
@@ -82,10 +79,14 @@ def _tokens_per_byte(description: dict[str, Any]) -> int | None:
 
 
 def _kinds(part: Any) -> list[Any]:
-    """Types in a pipeline part, with sequences opened."""
+    """Types in a pipeline part, with sequences opened. Its pickled state is its part of tokenizer.json."""
+    return [] if part is None else _kinds_of(json.loads(part.__getstate__()))
+
+
+def _kinds_of(part: Any) -> list[Any]:
     if not isinstance(part, dict):
         return []
     if part.get("type") == "Sequence":
         inner = part.get("pretokenizers") or part.get("normalizers") or part.get("decoders") or []
-        return [kind for item in inner for kind in _kinds(item)]
+        return [kind for item in inner for kind in _kinds_of(item)]
     return [part.get("type")]

@@ -41,6 +41,7 @@ class View:
     target_tokens: int
     ended: bool
     local_tokens_per_second: float | None
+    max_patience_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ MIN_PATIENCE_SECONDS = 0.5
 """Below this, ordinary jitter of a busy prefill engine would look like silence."""
 
 MAX_PATIENCE_SECONDS = 10.0
-"""However long the rest would take: a user watches."""
+"""Default of the setting ``max_patience_seconds``: however long the rest would take, a user watches."""
 
 PACE_MARGIN = 2.0
 """How much slower than computing here the remote pace must be before the rest is computed here: the local
@@ -90,12 +91,12 @@ def decide(view: View, now: float) -> Decision:
 
 def _patience(view: View, rest_seconds: float | None) -> float:
     if rest_seconds is None:
-        return MAX_PATIENCE_SECONDS
+        return view.max_patience_seconds
     # Nothing has landed: the prompt may be queued or in its first chunk, so the whole local prefill is the
     # stake. Something has landed and then stopped: half of the rest, since a stopped link seldom comes back
     # at once.
     stake = rest_seconds if view.first_progress_at is None else rest_seconds / 2
-    return min(MAX_PATIENCE_SECONDS, max(MIN_PATIENCE_SECONDS, stake))
+    return min(view.max_patience_seconds, max(MIN_PATIENCE_SECONDS, stake))
 
 
 def _local_seconds(view: View, tokens: int) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from prfaas_connector.anytime import Decision, Reason, View, decide
+from prfaas_connector.anytime import MAX_PATIENCE_SECONDS, Decision, Reason, View, decide
 from prfaas_connector.local_api.messages import Accepted, Consume, Ended, Message, Progress, Refused
 from prfaas_connector.local_api.units import Ranges, count, position
 from prfaas_connector.manifest import Kind, Manifest
@@ -36,6 +36,7 @@ class ConsumerTransfer:
     manifest: Manifest
     want: tuple[Ranges, ...]
     opened_at: float
+    max_patience_seconds: float = MAX_PATIENCE_SECONDS
     phase: Phase = Phase.WAITING
     memory: Memory | None = None
     landed: tuple[Ranges, ...] = ()
@@ -120,6 +121,7 @@ class ConsumerTransfer:
                 target_tokens=self.manifest.target_tokens,
                 ended=self.ended is not None,
                 local_tokens_per_second=local_tokens_per_second,
+                max_patience_seconds=self.max_patience_seconds,
             ),
             now,
         )

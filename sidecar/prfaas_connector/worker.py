@@ -256,9 +256,9 @@ class _Loader:
 
     def take(self) -> tuple[set[str], set[str]]:
         with self._lock:
+            # The caller must never hold a set that this class still adds to: an id would be reported twice.
             taken = (self._finished, self._failed)
-            if self._finished:
-                self._finished, self._failed = set(), set()
+            self._finished, self._failed = set(), set()
             return taken
 
     def close(self) -> None:

@@ -5,8 +5,8 @@ Commands on standard input, one JSON object a line:
     {"do": "abort", "id": "a"}
     {"do": "reset"}          empty the prefix cache
     {"do": "stop"}
-Answers on the descriptor named by the first argument: {"ready": …}, {"id", "tokens", "logprobs", "cached", "params"},
-{"reset": true|false}.
+Answers on the descriptor named by the first argument: {"ready": …}, {"id", "tokens", "logprobs", "cached",
+"params"}, {"reset": true|false}.
 """
 
 from __future__ import annotations
@@ -56,21 +56,23 @@ def main() -> None:
                     extra = {"kv_transfer_params": command["params"]} if command.get("params") else None
                     sampling = SamplingParams(
                         temperature=0.0,
+                        # Random prompts send a small model into a loop of one token.
+                        repetition_penalty=1.3,
                         max_tokens=command["max_tokens"],
                         ignore_eos=True,
                         logprobs=0,
                         extra_args=extra,
                     )
                     prompt = TokensPrompt(prompt_token_ids=list(command["prompt"]))
-                    names[command["id"]] = engine.add_request(command["id"], prompt, sampling) or command["id"]
+                    names[command["id"]] = (
+                        engine.add_request(command["id"], prompt, sampling) or command["id"]
+                    )
             busy = engine.has_unfinished_requests()
         began = time.monotonic()
         for output in engine.step():
             if output.finished:
                 completion = output.outputs[0]
-                logprobs = [
-                    next(iter(position.values())).logprob for position in (completion.logprobs or [])
-                ]
+                logprobs = [next(iter(position.values())).logprob for position in (completion.logprobs or [])]
                 answer(
                     {
                         "id": output.request_id,

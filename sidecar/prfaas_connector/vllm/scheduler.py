@@ -45,6 +45,7 @@ class Scheduler:
         self._requests_by_transfer: dict[str, str] = {}
         self._requests: dict[str, Any] = {}
         self._plan = StepPlan()
+        self._max_patience_seconds = settings.max_patience_seconds
         self._rate = PrefillRate(settings.local_prefill_tokens_per_second)
         self._client = SidecarClient(
             settings.socket, hello, self._receive, self._on_connected, self._on_disconnected
@@ -76,7 +77,9 @@ class Scheduler:
                 self._requests[request.request_id] = request
                 sent = self._client.send(transfer.announcement())
             else:
-                incoming = ConsumerTransfer(leg, manifest, manifest.want(local_tokens), now)
+                incoming = ConsumerTransfer(
+                    leg, manifest, manifest.want(local_tokens), now, self._max_patience_seconds
+                )
                 self._consuming[request.request_id] = incoming
                 sent = self._client.send(incoming.announcement())
             if not sent:

@@ -122,8 +122,8 @@ def _kind(spec: KVCacheSpec) -> tuple[Kind, int]:
 
 def _one_kind(spec: KVCacheSpec) -> tuple[Kind, int]:
     if isinstance(spec, MambaSpec):
-        if spec.num_speculative_blocks or spec.num_prefill_checkpoint_blocks:
-            raise UnsupportedError("prfaas does not support speculative or checkpoint blocks of state groups")
+        if spec.num_speculative_blocks:
+            raise UnsupportedError("prfaas does not support speculative blocks of state groups")
         return Kind.STATE, 0
     if isinstance(
         spec, (ChunkedLocalAttentionSpec, CrossAttentionSpec, SinkFullAttentionSpec, SlidingWindowMLASpec)

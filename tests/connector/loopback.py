@@ -1,7 +1,8 @@
-"""A sidecar of the simplest kind: one process, one arena, KV copied from the producer's extents to the consumer's.
+"""A sidecar of the simplest kind: one process, one arena, KV copied from the producer's extents to the
+consumer's.
 
-It speaks the local API for real, over Unix sockets, so connector tests need no network. The same scenarios run against the real sidecar in
-tests/engine.
+It speaks the local API for real, over Unix sockets, so connector tests need no network. The same scenarios
+run against the real sidecar in tests/engine.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class LoopbackSidecar:
     """Serves any number of engines at one socket path.
 
     Attributes:
-        cut_after_units: deliver this many units of each lane and then end the transfer with LinkLost; None: deliver all.
+        cut_after_units: deliver this many units of each lane and then end the transfer with LinkLost; None:
+            deliver all.
         hold: while set, nothing is delivered.
         refuse: code with which every produce and consume is refused, or None.
     """
@@ -126,12 +128,14 @@ class LoopbackSidecar:
                 socket.send_fds(
                     connection.channel, [pack(Welcome(PROTOCOL, self.arena_bytes))], [self._descriptor]
                 )
-            case (Produce() | Consume()) if self.refuse is not None:
+            case Produce() | Consume() if self.refuse is not None:
                 self._send(connection, Refused(message.transfer_id, self.refuse, "as the test asked"))
             case Produce():
                 transfer = self._transfer(message.transfer_id)
                 transfer.produce, transfer.producer = message, connection
-                transfer.produced_at = self._allocate([lane.units * lane.unit_bytes for lane in message.lanes])
+                transfer.produced_at = self._allocate(
+                    [lane.units * lane.unit_bytes for lane in message.lanes]
+                )
                 self._send(connection, Accepted(message.transfer_id, transfer.produced_at))
                 if transfer.consume is not None:
                     self._send(connection, Wanted(message.transfer_id, transfer.consume.want))

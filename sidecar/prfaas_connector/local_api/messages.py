@@ -233,8 +233,9 @@ def decode(body: bytes | bytearray | memoryview) -> Message:
         MessageError: not JSON, an unknown type, a missing or unknown field, or a value of the wrong kind.
     """
     try:
-        fields = json.loads(bytes(body))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        fields = json.loads(bytes(body).decode())
+    except (ValueError, RecursionError) as error:
+        # Among the value errors: bytes that are not UTF-8, and numbers of thousands of digits.
         raise MessageError("a message is a JSON object in UTF-8") from error
     if not isinstance(fields, dict):
         raise MessageError("a message is a JSON object")
@@ -278,6 +279,12 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
+def _text(value: Any) -> str:
+    text = _exactly(str, value)
+    text.encode()  # JSON can escape what no text can be written with: half of a surrogate pair
+    return text
+
+
 def _sequence(value: Any) -> list[Any]:
     return _exactly(list, value)
 
@@ -289,13 +296,28 @@ def _lane(value: Any) -> Lane:
     return Lane(*fields)
 
 
+def _ranges(value: Any) -> Ranges:
+    ranges = normalise(_sequence(value))
+    if ranges:
+        _non_negative(ranges[-1][1])
+    return ranges
+
+
 def _group_ranges(value: Any) -> tuple[Ranges, ...]:
-    return tuple(normalise(_sequence(group)) for group in _sequence(value))
+    return tuple(_ranges(group) for group in _sequence(value))
+
+
+def _key(value: str) -> int:
+    """JSON has no numbers as keys; one unit must not be written in two ways."""
+    number = _non_negative(int(value))
+    if str(number) != value:
+        raise ValueError("a unit is a decimal number")
+    return number
 
 
 def _positions(value: Any) -> tuple[dict[int, int], ...]:
     return tuple(
-        {int(unit): _non_negative(tokens) for unit, tokens in _exactly(dict, group).items()}
+        {_key(unit): _non_negative(tokens) for unit, tokens in _exactly(dict, group).items()}
         for group in _sequence(value)
     )
 
@@ -303,11 +325,11 @@ def _positions(value: Any) -> tuple[dict[int, int], ...]:
 _DECODERS: dict[str, Any] = {
     "int": _non_negative,
     "int | None": lambda value: None if value is None else _non_negative(value),
-    "str": lambda value: _exactly(str, value),
+    "str": _text,
     "bool": lambda value: _exactly(bool, value),
     "float": _seconds,
     "dict[str, str]": lambda value: {
-        _exactly(str, key): _exactly(str, item) for key, item in _exactly(dict, value).items()
+        _text(key): _text(item) for key, item in _exactly(dict, value).items()
     },
     "tuple[Lane, ...]": lambda value: tuple(_lane(lane) for lane in _sequence(value)),
     "tuple[Ranges, ...]": _group_ranges,

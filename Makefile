@@ -46,7 +46,7 @@ test-project: venv system engine
 
 test-connector: venv engine
 	@echo "== tests of the connector inside the engine's environment"
-	@$(SETUP) in-engine -m pytest -m "$(NOT_SLOW) and not engine" $(ARGS) tests/connector
+	@$(SETUP) in-engine -- -m pytest -m "$(NOT_SLOW) and not engine" $(ARGS) tests/connector
 
 test-engines: venv system engine ## The long matrix: every kind of KV cache, every case, real engines
 	@PRFAAS_REQUIRE_ENGINE=1 $(PYTEST) -m engine_full $(ARGS)

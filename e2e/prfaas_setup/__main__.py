@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("lock", "resolve requirements/*.txt anew", _lock)
     add("engine", "build the engine environment and print its Python", _engine)
     inside = add("in-engine", "run the engine's Python with the connector importable", _in_engine)
-    inside.add_argument("arguments", nargs=argparse.REMAINDER)
+    inside.add_argument(
+        "arguments", nargs="*", metavar="-- ARGUMENT", help="arguments of that Python, after --"
+    )
     one = add("model", "make one model and print its folder", _models)
     one.add_argument("names", nargs=1, metavar="NAME", help=", ".join(models.MODELS))
     add("models", "make all models and print their folders", _models).set_defaults(names=list(models.MODELS))

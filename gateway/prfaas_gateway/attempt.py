@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from yarl import URL
 
+from prfaas_gateway.body import Body
+from prfaas_gateway.classify import Endpoint
 from prfaas_gateway.control import ControlClient, ControlError, ControlTarget, TransferRecord, new_transfer_id
 from prfaas_gateway.decode_leg import Answer, DecodeError
 from prfaas_gateway.fleet import Decoder, Prefiller
@@ -111,8 +113,21 @@ class Transfer:
         head = json.dumps(fields, separators=(",", ":")).encode()
         return b'{"prompt":' + self.prompt.ids_json + b"," + head[1:]
 
-    def decode_params(self) -> bytes:
-        """``kv_transfer_params`` of the decode leg, as JSON."""
+    def decode_body(self, endpoint: Endpoint, body: Body) -> bytes:
+        """The decode leg's body: the client's own, with the transfer and the prompt's token ids.
+
+        vLLM 0.32 takes ids beside the messages of a chat, but not beside the text of a completion; there they
+        stand in the text's place.
+        """
+        params = self._decode_params()
+        if endpoint is Endpoint.CHAT:
+            ids = b'{"prompt_token_ids":' + self.prompt.ids_json + b","
+            return body.with_transfer(ids + params[1:])
+        if isinstance(body.fields["prompt"], str):
+            return body.with_token_ids(self.prompt.ids_json, params)
+        return body.with_transfer(params)
+
+    def _decode_params(self) -> bytes:
         prfaas = {
             "version": 1,
             "leg": "decode",
@@ -124,8 +139,7 @@ class Transfer:
             },
             "deadline_seconds": self.deadline_seconds,
         }
-        text = json.dumps(prfaas, separators=(",", ":")).encode()
-        return b'{"prompt_token_ids":' + self.prompt.ids_json + b',"prfaas":' + text + b"}"
+        return json.dumps({"prfaas": prfaas}, separators=(",", ":")).encode()
 
 
 PrefillVerdict = Callable[[ControlError, int | None], Step]
@@ -206,8 +220,8 @@ class Attempt:
             self.transfer.prefiller.sidecar.succeeded(self._services.clock())
 
     async def _run_decode(self, url: URL, account: Account) -> Answer:
-        body = self._intake.body
-        data = body.raw if self.transfer is None else body.with_transfer(self.transfer.decode_params())
+        body, kind = self._intake.body, self._intake.kind
+        data = body.raw if self.transfer is None else self.transfer.decode_body(kind.endpoint, body)
         return await self._services.decode.open(url, data, self._headers, account)
 
     async def _run_prefill(self, transfer: Transfer) -> ControlError | None:

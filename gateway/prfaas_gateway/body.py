@@ -76,6 +76,16 @@ class Body:
         comma = b"," if self.fields else b""
         return b'{"kv_transfer_params":' + kv_transfer_params + comma + self.raw[start:]
 
+    def with_token_ids(self, ids_json: bytes, kv_transfer_params: bytes) -> bytes:
+        """The body with ``prompt`` given as token ids (a JSON array) and ``kv_transfer_params`` added.
+
+        All other values are unchanged; their bytes may not be.
+        """
+        others = {name: value for name, value in self.fields.items() if name != "prompt"}
+        comma = b"," if others else b""
+        rest = json.dumps(others, separators=(",", ":")).encode("ascii")[1:]
+        return b'{"kv_transfer_params":' + kv_transfer_params + b',"prompt":' + ids_json + comma + rest
+
 
 def read_body(raw: bytes) -> Body:
     """Parse a client's body and take control fields out, also those hidden in ``vllm_xargs``.

@@ -95,18 +95,35 @@ def _add_assistant_fields(result: dict[str, Any], message: dict[str, Any]) -> No
 
 
 def _tool_call(call: Any) -> dict[str, Any]:
+    """A tool call with parsed arguments, its keys in the order in which the engine's validation leaves them.
+
+    Templates that print a whole call as JSON show that order.
+    """
     function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or call.get("type", "function") != "function":
+    if not isinstance(function, dict) or call.get("type") != "function":
         raise RenderError("only tool calls of type function are rendered here")
-    copied: dict[str, Any] = copy.deepcopy(call)
-    arguments = function.get("arguments")
-    if isinstance(arguments, str) and arguments:
+    if not all(
+        isinstance(value, str) for value in (call.get("id"), function.get("name"), function.get("arguments"))
+    ):
+        raise RenderError("incomplete tool calls are rendered by the engine only")
+    arguments: Any = {}
+    if function["arguments"]:
         try:
-            arguments = json.loads(arguments)
-        except ValueError:
+            arguments = json.loads(function["arguments"])
+        except (ValueError, RecursionError):
             arguments = {}
-    copied["function"]["arguments"] = arguments if isinstance(arguments, dict) else {}
-    return copied
+    parsed = arguments if isinstance(arguments, dict) else {}
+    inner = {"arguments": parsed, "name": function["name"], **_others(function, "arguments", "name")}
+    return {
+        "id": call["id"],
+        "function": inner,
+        "type": "function",
+        **_others(call, "id", "function", "type"),
+    }
+
+
+def _others(fields: dict[str, Any], *known: str) -> dict[str, Any]:
+    return {name: copy.deepcopy(value) for name, value in fields.items() if name not in known}
 
 
 def tool_definitions(tools: Any) -> list[dict[str, Any]] | None:

@@ -149,9 +149,9 @@ async def test_a_remote_request_carries_the_gateways_transfer_only(world: World)
     async with world.complete(kv_transfer_params={"prompt_token_ids": [6, 6, 6], "evil": 1}) as response:
         assert response.headers["x-prfaas-route"] == "remote"
         await response.read()
-    params = world.engine.asked[0].body["kv_transfer_params"]
-    assert set(params) == {"prompt_token_ids", "prfaas"}
-    assert len(params["prompt_token_ids"]) == len(LONG)
+    decode = world.engine.asked[0].body
+    assert set(decode["kv_transfer_params"]) == {"prfaas"}
+    assert len(decode["prompt"]) == len(LONG)
 
 
 async def test_the_prefill_leg_gets_nothing_of_the_clients(world: World) -> None:
@@ -166,18 +166,28 @@ async def test_the_prefill_leg_gets_nothing_of_the_clients(world: World) -> None
 
 
 @pytest.mark.parametrize("prompt", [SHORT, LONG], ids=["local", "remote"])
-async def test_the_body_keeps_its_bytes(world: World, prompt: str) -> None:
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "completion"])
+async def test_the_body_keeps_its_values_and_mostly_its_bytes(world: World, prompt: str, chat: bool) -> None:
+    path = "/v1/chat/completions" if chat else "/v1/completions"
+    messages = [{"role": "user", "content": prompt}]
+    field = f'"messages" : {json.dumps(messages)}' if chat else f'"prompt" : {json.dumps(prompt)}'
     odd = (
-        f'{{ "prompt" : {json.dumps(prompt)},\t"seed": 9007199254740993, "top_p": 0.10, "min_p": 1e-2,'
+        f'{{ {field},\t"seed": 9007199254740993, "top_p": 0.10, "min_p": 1e-2,'
         ' "big": 123456789012345678901234567890, "unknown": {"é": [1.0, -0.0]}, "max_tokens":3 }'
     ).encode()
-    assert (await post(world, odd))[0] == 200
+    assert (await post(world, odd, path))[0] == 200
     raw = world.engine.asked[0].raw
     if prompt is SHORT:
         assert raw == odd
-    else:
+    elif chat:
         assert raw.startswith(b'{"kv_transfer_params":{"prompt_token_ids":[')
         assert raw.endswith(odd[1:])
+    else:
+        got, sent = json.loads(raw), json.loads(odd)
+        assert got.keys() == sent.keys() | {"kv_transfer_params"}
+        assert {name: repr(got[name]) for name in sent if name != "prompt"} == {
+            name: repr(value) for name, value in sent.items() if name != "prompt"
+        }
 
 
 async def test_an_unknown_model_is_named(world: World) -> None:

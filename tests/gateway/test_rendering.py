@@ -145,7 +145,7 @@ def test_not_rendered_here(source: str, fields: dict[str, Any]) -> None:
 
 
 def test_rendering_does_not_change_the_request() -> None:
-    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     fields = {
         "messages": [{"role": "assistant", "content": "x", "tool_calls": [call]}],
         "add_generation_prompt": False,

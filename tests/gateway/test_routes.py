@@ -70,11 +70,10 @@ async def test_a_long_prompt_goes_on_both_legs_at_once(world: World, stream: boo
     assert decode.path == "/v1/completions"
     assert decode.body == {
         "model": "chat",
-        "prompt": LONG,
+        "prompt": ids,
         "max_tokens": 3,
         "stream": stream,
         "kv_transfer_params": {
-            "prompt_token_ids": ids,
             "prfaas": {
                 **expected,
                 "leg": "decode",
@@ -115,6 +114,9 @@ async def test_token_ids_are_a_prompt_too(world: World) -> None:
         assert response.headers["x-prfaas-route"] == "remote"
         await response.read()
     assert world.prefill_sidecar.prefills[0].body["prompt"] == ids
+    decode = world.engine.asked[0].body
+    assert decode["prompt"] == ids
+    assert set(decode["kv_transfer_params"]) == {"prfaas"}
 
 
 @pytest.mark.parametrize("prompt", [SHORT, LONG])

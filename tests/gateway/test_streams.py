@@ -96,6 +96,8 @@ def test_a_transfer_is_added_and_nothing_else_changes(fields: dict[str, Any], in
     body = read_body(raw)
     assert body.raw == raw
     assert json.loads(body.with_transfer(b'{"a":1}')) == {"kv_transfer_params": {"a": 1}, **fields}
+    with_ids = json.loads(body.with_token_ids(b"[1,2]", b"{}"))
+    assert with_ids == {**fields, "kv_transfer_params": {}, "prompt": [1, 2]}
 
 
 @pytest.mark.fuzz

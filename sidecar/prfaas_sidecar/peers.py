@@ -63,6 +63,8 @@ class PeerServer:
         self._streams[stream] = None
         if len(self._streams) > MAX_STREAMS:
             self._refuse(stream, "Draining", "too many streams", "too_many_streams")
+        elif stream.nameless is not None:
+            self._refuse(stream, "NotAuthorised", stream.nameless, "not_authorised")
         elif stream.identity is not None and not authorised(stream.identity, self._accept):
             self._refuse(stream, "NotAuthorised", f"{stream.identity} is not on the list", "not_authorised")
 

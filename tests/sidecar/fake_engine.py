@@ -89,15 +89,19 @@ class Side:
 
     async def wait(self, kind: type[M], matches: Callable[[M], bool] = lambda _: True) -> M:
         """The first message of a kind, received already or yet to come, within a bound."""
+        found = await self.wait_for(lambda message: isinstance(message, kind) and matches(message))
+        assert isinstance(found, kind)
+        return found
+
+    async def wait_for(self, matches: Callable[[Message], bool]) -> Message:
+        """The same for messages of several kinds."""
         async with asyncio.timeout(_WAIT_SECONDS), self._news:
             while True:
                 for message in self.received:
-                    if isinstance(message, kind) and matches(message):
+                    if matches(message):
                         return message
                 if self.closed.is_set():
-                    raise ConnectionError(
-                        f"the sidecar closed while a {kind.__name__} was awaited: {self.received}"
-                    )
+                    raise ConnectionError(f"the sidecar closed; before that it said {self.received}")
                 await self._news.wait()
 
     async def close(self) -> None:
@@ -259,13 +263,11 @@ class FakeEngine:
         self.scheduler.send(Release(transfer_id, taken_tokens))
 
     async def _answer(self, transfer_id: str) -> Accepted:
-        answers = (Accepted, Refused)
-        answer = await self.scheduler.wait(
-            Accepted | Refused,  # type: ignore[arg-type]
-            lambda each: isinstance(each, answers) and each.transfer_id == transfer_id,
+        answer = await self.scheduler.wait_for(
+            lambda each: isinstance(each, Accepted | Refused) and each.transfer_id == transfer_id
         )
+        self.scheduler.received.remove(answer)
         if isinstance(answer, Refused):
-            self.scheduler.received.remove(answer)
             raise Refusal(answer)
         assert isinstance(answer, Accepted)
         return answer

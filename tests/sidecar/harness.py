@@ -68,15 +68,13 @@ class Process:
 
     async def until(self, name: str, holds: Callable[[float], bool], **labels: str) -> float:
         """Poll a metric until it has a value, within a bound."""
-        value = 0.0
 
-        async def reached() -> bool:
-            nonlocal value
+        async def reached() -> list[float]:
             value = await self.metric(name, **labels)
-            return holds(value)
+            return [value] if holds(value) else []
 
-        await eventually_async(reached, within_seconds=15, what=f"{name} {labels}")
-        return value
+        found: list[float] = await eventually_async(reached, within_seconds=15, what=f"{name} {labels}")
+        return found[0]
 
     async def stop(self) -> int:
         """SIGTERM, and its exit status."""
@@ -182,9 +180,8 @@ class Pair:
 async def pair(folder: Path, authority: Authority, **settings: Any) -> AsyncIterator[Pair]:
     """Two sidecars that may talk to one another. ``settings`` go to both; ``producer`` and ``consumer`` to
     one."""
-    for_producer = {**settings, **settings.pop("producer", {})}
-    for_consumer = {**settings, **settings.pop("consumer", {})}
-    for_producer.pop("consumer", None)
+    only_producer, only_consumer = settings.pop("producer", {}), settings.pop("consumer", {})
+    for_producer, for_consumer = {**settings, **only_producer}, {**settings, **only_consumer}
     rule = {"identity": PRODUCER, "addresses": ["127.0.0.1:*"]}
     async with (
         sidecar(

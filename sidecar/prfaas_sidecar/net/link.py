@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 import secrets
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,10 +166,13 @@ class Link:
 
     def stream_connected(self, stream: PeerStream) -> None:
         """The producer must be who the transfer says, whoever its CA is."""
+        self.streams.append(stream)
+        if stream.nameless is not None:
+            stream.close("NotAuthorised", stream.nameless)
+            return
         if stream.identity is not None and stream.identity != self.target.identity:
             stream.close("NotAuthorised", f"{stream.identity} answered instead of {self.target.identity}")
             return
-        self.streams.append(stream)
         tune(stream.socket, congestion_control=None, pacing_bytes_per_second=None)
         stream.send(self._hello(self._channel))
 
@@ -292,12 +296,14 @@ class Link:
         ready: asyncio.Future[None] = loop.create_future()
         self._outcomes[stream], self._ready[stream] = outcome, ready
         context = self._context() if self._context is not None else None
+        reached = False
         try:
             async with asyncio.timeout(self._settings.connect_seconds):
+                sock = await _connect(self.target)
+                reached = True
                 await loop.create_connection(
                     lambda: stream,
-                    self.target.host,
-                    self.target.port,
+                    sock=sock,
                     ssl=context,
                     server_hostname=self.target.host if context else None,
                 )
@@ -308,11 +314,9 @@ class Link:
         except ssl.SSLError as error:
             return Lost("NotAuthorised", f"TLS handshake: {error.reason or error}")
         except TimeoutError:
-            connected = stream in self.streams
-            stream.abort(
-                "PeerSilent" if connected else "PeerUnreachable", "no greeting within the connect time"
-            )
-            return Lost("PeerSilent" if connected else "PeerUnreachable", "no answer within the connect time")
+            lost = Lost("PeerSilent" if reached else "PeerUnreachable", "no answer within the connect time")
+            stream.abort(lost.code, lost.message)
+            return lost
         except OSError as error:
             return Lost("PeerUnreachable", f"connecting failed: {error.strerror or error}")
         finally:
@@ -321,3 +325,25 @@ class Link:
             if not outcome.done():
                 outcome.cancel()
         return None
+
+
+async def _connect(target: Target) -> socket.socket:
+    """A connected socket to the first of the host's addresses that answers."""
+    loop = asyncio.get_running_loop()
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in await loop.getaddrinfo(
+        target.host, target.port, type=socket.SOCK_STREAM
+    ):
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure or OSError(f"{target.host} has no address")

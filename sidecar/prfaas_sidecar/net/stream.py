@@ -48,7 +48,9 @@ class Owner(Protocol):
     """Who a stream belongs to."""
 
     def stream_connected(self, stream: PeerStream) -> None:
-        """TCP and TLS are done; ``stream.identity`` is set where a certificate told it."""
+        """TCP and TLS are done. ``stream.identity`` is set where a certificate told it, ``stream.nameless``
+        says
+        why a certificate told none; without TLS both are None."""
 
     def stream_place(self, stream: PeerStream, header: DataHeader) -> Landing:
         """Where a payload belongs; raises WireError."""
@@ -69,6 +71,7 @@ class PeerStream(asyncio.BufferedProtocol):
 
     def __init__(self, role: Role, owner: Owner, clock: Callable[[], float]) -> None:
         self.identity: Identity | None = None
+        self.nameless: str | None = None
         self.address = ""
         self.connected_at = 0.0
         self._owner = owner
@@ -112,8 +115,7 @@ class PeerStream(asyncio.BufferedProtocol):
             try:
                 self.identity = of_certificate(transport.get_extra_info("peercert"))
             except IdentityError as error:
-                self.close("NotAuthorised", str(error))
-                return
+                self.nameless = str(error)
         self._owner.stream_connected(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -1,8 +1,10 @@
 """Anytime KV: when to stop waiting for a remote prefill and compute the rest here. Pure: now is a value.
 
-The rule is the one of renting or buying skis. Not knowing whether more will land, waiting as long as
-computing the rest would take costs at most twice the better choice; while KV lands at a known pace, the pace
-decides.
+The rule is the one of renting or buying skis. While nothing has landed, waiting as long as computing the
+prompt would take costs at most twice the better choice. Once KV lands, its pace decides, and a stop is
+waited out for half of the rest. The worst transfer, one that lands at half the local pace and then stops,
+so costs three times the local prefill (tests/connector/test_anytime.py). These bounds hold between
+`MIN_PATIENCE_SECONDS` and the longest patience; beyond that, the wait itself is bounded.
 """
 
 from __future__ import annotations

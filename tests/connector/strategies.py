@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from prfaas_connector.local_api import messages
-from prfaas_connector.local_api.units import Lane, normalise
+from prfaas_connector.local_api.units import Lane, Ranges, normalise
+from prfaas_connector.manifest import Group, Kind, Layout
 
 # What JSON can carry and UTF-8 can encode: everything but lone surrogates.
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
@@ -77,3 +78,36 @@ MESSAGES: dict[type, st.SearchStrategy[messages.Message]] = {
     messages.Release: st.builds(messages.Release, transfer_id=texts, taken_tokens=numbers),
 }
 any_message = st.one_of(*MESSAGES.values())
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Layout:
+    """Layouts of one to four groups. Block sizes divide one another, as the engine demands of them."""
+    base = draw(st.sampled_from([1, 2, 4, 16]))
+    groups = []
+    for index in range(draw(st.integers(1, 4))):
+        kind = draw(st.sampled_from(list(Kind)))
+        groups.append(
+            Group(
+                kind=kind,
+                block_tokens=base * draw(st.sampled_from([1, 2, 4])),
+                window_tokens=draw(st.integers(2, 10 * base)) if kind is Kind.WINDOW else 0,
+                layers=tuple(
+                    (f"group{index}.layer{layer}", draw(st.integers(1, 64)))
+                    for layer in range(draw(st.integers(1, 3)))
+                ),
+            )
+        )
+    return Layout(tuple(groups), shards=draw(st.integers(1, 3)))
+
+
+def subsets(of: Ranges) -> st.SearchStrategy[Ranges]:
+    """Some of the units of ranges."""
+    units = [unit for start, end in of for unit in range(start, end)]
+    if not units:
+        return st.just(())
+    return st.one_of(
+        st.just(of),
+        st.sets(st.sampled_from(units)).map(lambda some: normalise((u, u + 1) for u in some)),
+        st.integers(0, len(units)).map(lambda n: normalise((u, u + 1) for u in units[:n])),
+    )

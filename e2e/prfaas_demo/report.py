@@ -30,8 +30,8 @@ def report(outcome: Outcome) -> RenderableType:
 
 
 _LEGEND = (
-    "uncached: not in the decode engine's cache; landed: of these, taken from the transfer; wire: from the first to "
-    "the last byte, waiting for the prefill included; tail: from the prefill's end to the last byte."
+    "uncached: not in the decode engine's cache; landed: of these, taken from the transfer; wire: from the first "
+    "to the last byte, waiting for the prefill included; tail: from the prefill's end to the last byte."
 )
 
 
@@ -96,8 +96,8 @@ def _verdict_on_speed(outcome: Outcome) -> str:
     if ratio is None:
         return "No transfer was complete, so there is no ratio to speak of.\n"
     return (
-        f"Ratio: all local / prfaas; the median for TTFT, over complete transfers, is {ratio:.2f}. Both engines "
-        "share this machine's cores: this shows that it works, not how fast it is on real hardware.\n"
+        f"Ratio: all local / prfaas; the median for TTFT, over complete transfers, is {ratio:.2f}. Both "
+        "engines share this machine's cores: this shows that it works, not what real hardware gains.\n"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from yarl import URL
@@ -62,7 +62,6 @@ class Transfer:
     producer: ControlTarget
     consumer: ControlTarget
     consumer_identity: str
-    prompt: PreparedPrompt
     uncached_tokens: int
     deadline_seconds: float
 
@@ -83,7 +82,6 @@ class Transfer:
             producer=services.fleet.targets[prefiller.name],
             consumer=services.fleet.targets[decoder.name],
             consumer_identity=consumer,
-            prompt=prompt,
             uncached_tokens=uncached,
             deadline_seconds=round(
                 timeouts.transfer_seconds + timeouts.transfer_seconds_per_1000_tokens * prompt.tokens / 1000,
@@ -91,7 +89,7 @@ class Transfer:
             ),
         )
 
-    def prefill_body(self, model: str, cache_salt: str) -> bytes:
+    def prefill_body(self, prompt: PreparedPrompt, model: str, cache_salt: str) -> bytes:
         """The prefill leg's body: these fields and no others, whatever the client sent."""
         fields = {
             "model": model,
@@ -102,7 +100,7 @@ class Transfer:
                     "version": 1,
                     "leg": "prefill",
                     "transfer_id": self.id,
-                    "prompt_digest": self.prompt.digest,
+                    "prompt_digest": prompt.digest,
                     "consumer": self.consumer_identity,
                     "deadline_seconds": self.deadline_seconds,
                 }
@@ -111,28 +109,28 @@ class Transfer:
         if cache_salt:
             fields["cache_salt"] = cache_salt
         head = json.dumps(fields, separators=(",", ":")).encode()
-        return b'{"prompt":' + self.prompt.ids_json + b"," + head[1:]
+        return b'{"prompt":' + prompt.ids_json + b"," + head[1:]
 
-    def decode_body(self, endpoint: Endpoint, body: Body) -> bytes:
+    def decode_body(self, prompt: PreparedPrompt, endpoint: Endpoint, body: Body) -> bytes:
         """The decode leg's body: the client's own, with the transfer and the prompt's token ids.
 
         vLLM 0.32 takes ids beside the messages of a chat, but not beside the text of a completion; there they
         stand in the text's place.
         """
-        params = self._decode_params()
+        params = self._decode_params(prompt.digest)
         if endpoint is Endpoint.CHAT:
-            ids = b'{"prompt_token_ids":' + self.prompt.ids_json + b","
+            ids = b'{"prompt_token_ids":' + prompt.ids_json + b","
             return body.with_transfer(ids + params[1:])
         if isinstance(body.fields["prompt"], str):
-            return body.with_token_ids(self.prompt.ids_json, params)
+            return body.with_token_ids(prompt.ids_json, params)
         return body.with_transfer(params)
 
-    def _decode_params(self) -> bytes:
+    def _decode_params(self, digest: str) -> bytes:
         prfaas = {
             "version": 1,
             "leg": "decode",
             "transfer_id": self.id,
-            "prompt_digest": self.prompt.digest,
+            "prompt_digest": digest,
             "producer": {
                 "address": self.prefiller.config.kv_address,
                 "identity": self.prefiller.config.identity,
@@ -152,7 +150,6 @@ class Attempt:
     def __init__(
         self,
         services: Services,
-        intake: Intake,
         decoder: Decoder,
         transfer: Transfer | None,
         headers: list[tuple[str, str]],
@@ -162,29 +159,29 @@ class Attempt:
         self.transfer = transfer
         self.landed_units: int | None = None
         self._services = services
-        self._intake = intake
         self._headers = headers
         self._trace_headers = trace_headers
         self._prefill: asyncio.Task[ControlError | None] | None = None
 
-    async def first_byte(self, url: URL, account: Account, verdict: PrefillVerdict) -> Answer:
+    async def first_byte(self, intake: Intake, url: URL, account: Account, verdict: PrefillVerdict) -> Answer:
         """Run both legs until the decode leg has something for the client.
 
         Raises:
             DecodeError: the decode leg failed.
             RetryRemoteError: the prefill leg failed, and ``verdict`` chose another attempt.
         """
-        decode = asyncio.create_task(self._run_decode(url, account), name="decode leg")
+        decode = asyncio.create_task(self._run_decode(intake, url, account), name="decode leg")
         waiting: set[asyncio.Task[object]] = {decode}
         if self.transfer is not None:
-            self._prefill = asyncio.create_task(self._run_prefill(self.transfer), name="prefill leg")
+            leg = self._run_prefill(self.transfer, intake)
+            self._prefill = asyncio.create_task(leg, name="prefill leg")
             waiting.add(self._prefill)
         try:
             while not decode.done():
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if self._prefill in done and not decode.done():
                     await self._prefill_ended(verdict)
-            return self._begun(decode.result())
+            return self._begun(decode.result(), intake.block_hashes)
         except BaseException:
             decode.cancel()
             decode.add_done_callback(_discard)
@@ -219,14 +216,17 @@ class Attempt:
         elif code == "complete":
             self.transfer.prefiller.sidecar.succeeded(self._services.clock())
 
-    async def _run_decode(self, url: URL, account: Account) -> Answer:
-        body, kind = self._intake.body, self._intake.kind
-        data = body.raw if self.transfer is None else self.transfer.decode_body(kind.endpoint, body)
+    async def _run_decode(self, intake: Intake, url: URL, account: Account) -> Answer:
+        data = intake.body.raw
+        if self.transfer is not None and intake.prompt is not None:
+            data = self.transfer.decode_body(intake.prompt, intake.kind.endpoint, intake.body)
         return await self._services.decode.open(url, data, self._headers, account)
 
-    async def _run_prefill(self, transfer: Transfer) -> ControlError | None:
-        prefiller, name = transfer.prefiller, transfer.prefiller.name
-        body = transfer.prefill_body(self._intake.model.name, self._intake.kind.cache_salt)
+    async def _run_prefill(self, transfer: Transfer, intake: Intake) -> ControlError | None:
+        prefiller, name, prompt = transfer.prefiller, transfer.prefiller.name, intake.prompt
+        if prompt is None:
+            raise AssertionError("a transfer needs tokens")
+        body = transfer.prefill_body(prompt, intake.model.name, intake.kind.cache_salt)
         headers = {"x-request-id": f"prfaas-{transfer.id}", **self._trace_headers}
         legs = self._services.metrics.prefill_legs
         with prefiller.work(transfer.uncached_tokens):
@@ -240,7 +240,7 @@ class Attempt:
                     prefiller.sidecar.failed(self._services.clock())
                 return error
         legs.labels(name, "OK").inc()
-        prefiller.index.add(transfer.prompt.block_hashes)
+        prefiller.index.add(prompt.block_hashes)
         return None
 
     async def _prefill_ended(self, verdict: PrefillVerdict) -> None:
@@ -270,12 +270,12 @@ class Attempt:
         # An ended transfer: the engine computes already, and a new attempt would throw that away.
         return None if record.ended and record.units_landed == 0 else record.units_landed
 
-    def _begun(self, answer: Answer) -> Answer:
+    def _begun(self, answer: Answer, block_hashes: Sequence[int]) -> Answer:
         if answer.status >= 400:
             self.abandon()
             return answer
         self.decoder.engine.succeeded(self._services.clock())
-        self.decoder.index.add(self._intake.block_hashes)
+        self.decoder.index.add(block_hashes)
         if self._prefill is not None and not self._prefill.done():
             self._services.supervisor.start(self._finish_prefill(self._prefill), "finish prefill leg")
         return answer

@@ -28,7 +28,7 @@ from prfaas_gateway.probes import probe_forever
 from prfaas_gateway.services import ModelRuntime, Services, build_fleet, load_models
 from prfaas_gateway.streams import Budget
 from prfaas_gateway.supervisor import Supervisor
-from prfaas_gateway.tls import Contexts, client_contexts
+from prfaas_gateway.tls import Credentials
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def main(config_file: Path, check: bool, log_level: str) -> None:
     try:
         config = load(config_file)
         models = load_models(config)
-        contexts = client_contexts(config.tls, config.sidecar_identities) if config.tls else None
+        credentials = Credentials(config.tls, config.sidecar_identities) if config.tls else None
     except ConfigError as error:
         raise click.ClickException(f"the configuration cannot be used:\n{error}") from error
     except (OSError, ValueError, jinja2.TemplateError, ssl.SSLError) as error:
@@ -73,7 +73,7 @@ def main(config_file: Path, check: bool, log_level: str) -> None:
         return
     try:
         with access_log.configured(log_level):
-            _runner()(run(config, models, contexts))
+            _runner()(run(config, models, credentials))
     except OSError as error:
         raise click.ClickException(f"cannot listen: {error}") from error
 
@@ -90,7 +90,7 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
 async def run(
     config: Config,
     models: dict[str, ModelRuntime],
-    contexts: Contexts | None,
+    credentials: Credentials | None,
     stop: asyncio.Event | None = None,
 ) -> None:
     """Serve until a signal (or ``stop``), then drain within the configured time.
@@ -99,7 +99,7 @@ async def run(
         OSError: an address cannot be listened on.
     """
     stop = stop or _stop_on_signals()
-    services = build_services(config, models, contexts)
+    services = build_services(config, models, credentials)
     runners = [
         client_runner(services),
         web.AppRunner(health_app(services), access_log=None, shutdown_timeout=1),
@@ -140,12 +140,14 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def build_services(config: Config, models: dict[str, ModelRuntime], contexts: Contexts | None) -> Services:
+def build_services(
+    config: Config, models: dict[str, ModelRuntime], credentials: Credentials | None
+) -> Services:
     """Everything that requests share. Needs a running event loop."""
     limits, timeouts = config.limits, config.timeouts
     control = None
-    if contexts is not None:
-        control = ControlClient(contexts, timeouts.connect_seconds, timeouts.control_seconds)
+    if credentials is not None:
+        control = ControlClient(credentials, timeouts.connect_seconds, timeouts.control_seconds)
     return Services(
         config=config,
         models=models,
@@ -156,6 +158,7 @@ def build_services(config: Config, models: dict[str, ModelRuntime], contexts: Co
             max_event_bytes=limits.max_event_bytes,
             max_response_bytes=limits.max_response_bytes,
         ),
+        credentials=credentials,
         control=control,
         supervisor=Supervisor(limits.background_tasks),
         metrics=Metrics(),

@@ -14,10 +14,38 @@ import aiohttp
 from yarl import URL
 
 from prfaas_gateway.streams import TooMuchError, read_all
-from prfaas_gateway.tls import Contexts
+from prfaas_gateway.tls import Credentials
 
 _MAX_ANSWER_BYTES = 1 << 20
 _PROBE_ID = "0" * 32
+_CODES = frozenset(
+    {
+        "ArenaFull",
+        "BadRequest",
+        "BodyTooLarge",
+        "Cancelled",
+        "ChecksumMismatch",
+        "DeadlineExceeded",
+        "Draining",
+        "EngineGone",
+        "FingerprintMismatch",
+        "LayoutMismatch",
+        "LinkLost",
+        "NoEngine",
+        "NotAuthorised",
+        "PeerNotAllowed",
+        "PeerSilent",
+        "PeerUnreachable",
+        "PrefillFailed",
+        "PromptMismatch",
+        "ProtocolError",
+        "SidecarGone",
+        "TransferExists",
+        "UnknownTransfer",
+        "complete",
+    }
+)
+"""What a sidecar may call things; anything else is not let into metric labels."""
 
 
 def new_transfer_id() -> str:
@@ -70,8 +98,8 @@ class ControlTarget:
 class ControlClient:
     """Calls to all sidecars over one pool of connections, kept warm because a WAN round trip costs."""
 
-    def __init__(self, contexts: Contexts, connect_seconds: float, call_seconds: float) -> None:
-        self._contexts = contexts
+    def __init__(self, credentials: Credentials, connect_seconds: float, call_seconds: float) -> None:
+        self._credentials = credentials
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -152,7 +180,7 @@ class ControlClient:
             async with self._session.request(
                 method,
                 target.url.with_path(path),
-                ssl=self._contexts[target.identity],
+                ssl=self._credentials.context(target.identity),
                 allow_redirects=False,
                 **arguments,
             ) as response:
@@ -177,12 +205,13 @@ async def _refusal(response: aiohttp.ClientResponse) -> ControlError:
     code, retryable = f"Http{response.status}", response.status >= 429
     try:
         error = json.loads(await _read(response))["error"]
-        code, retryable = str(error["code"]), bool(error.get("retryable", retryable))
+        if error["code"] in _CODES:
+            code, retryable = error["code"], error["retryable"] is True
     except (ValueError, KeyError, TypeError, ControlError):
         # An engine's own error comes without our shape; its status says enough.
         pass
     return ControlError(
-        code[:64], retryable=retryable, blames_peer=response.status >= 500 or response.status == 403
+        code, retryable=retryable, blames_peer=response.status >= 500 or response.status == 403
     )
 
 
@@ -191,10 +220,16 @@ def _record(body: bytes) -> TransferRecord:
         fields = json.loads(body)
         taken = fields.get("taken_tokens")
         return TransferRecord(
-            code=None if fields.get("code") is None else str(fields["code"]),
+            code=_code(fields.get("code")),
             ended=fields.get("ended_at") is not None,
             units_landed=int(fields["units_landed"]),
             taken_tokens=None if taken is None else int(taken),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ControlError("ProtocolError", retryable=False, blames_peer=True) from error
+
+
+def _code(code: object) -> str | None:
+    if code is None:
+        return None
+    return code if isinstance(code, str) and code in _CODES else "Other"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -50,22 +51,15 @@ class Exchange:
         Raises:
             GatewayError: nothing has been sent yet and this is to be the answer.
         """
-        intake = await take_in(self._services, self._request, self._endpoint, account, self.record)
-        pick = self._pick_decoder(intake)
-        while True:
-            if pick is None:
-                raise unavailable("DecodeBusy", "every decode engine of this model is busy; try again")
-            decoder = pick.engine
-            with decoder.request():
-                try:
-                    answer, attempt = await self._answer(intake, pick, account)
-                except DecodeError as error:
-                    pick = self._after_decode_failure(intake, decoder, error)
-                    continue
-                try:
-                    return await self._relay(answer, attempt)
-                finally:
-                    answer.close()
+        with ExitStack() as held:
+            answer, attempt = await self._begin(account, held)
+            if answer.events:
+                # Nothing of the request is needed any more, and a stream may last for an hour.
+                account.release()
+            try:
+                return await self._relay(answer, attempt)
+            finally:
+                answer.close()
 
     async def conclude(self) -> None:
         """Close the books of a transfer and write the access log line. Runs after the answer."""
@@ -94,6 +88,22 @@ class Exchange:
         metrics.requests.labels(model, record.route, record.reason, code).inc()
         metrics.request_seconds.labels(model, record.route).observe(record.total_seconds)
 
+    async def _begin(self, account: Account, held: ExitStack) -> tuple[Answer, Attempt]:
+        """An answer that has begun, from one decode engine or the next; ``held`` gets what it occupies."""
+        intake = await take_in(self._services, self._request, self._endpoint, account, self.record)
+        pick = self._pick_decoder(intake)
+        while pick is not None:
+            with ExitStack() as trying:
+                trying.enter_context(pick.engine.request())
+                try:
+                    begun = await self._answer(intake, pick, account)
+                except DecodeError as error:
+                    pick = self._after_decode_failure(intake, pick.engine, error)
+                    continue
+                held.push(trying.pop_all())
+                return begun
+        raise unavailable("DecodeBusy", "every decode engine of this model is busy; try again")
+
     async def _answer(self, intake: Intake, pick: Pick[Decoder], account: Account) -> tuple[Answer, Attempt]:
         """The decode engine's answer, over as many transfers as the ladder allows."""
         decoder = pick.engine
@@ -107,7 +117,7 @@ class Exchange:
             attempt = self._new_attempt(intake, pick, headers)
             try:
                 async with asyncio.timeout(self._seconds_to_first_byte(intake)):
-                    answer = await attempt.first_byte(url, account, self._on_prefill_failure(intake))
+                    answer = await attempt.first_byte(intake, url, account, self._on_prefill_failure(intake))
             except TimeoutError as error:
                 decoder.engine.failed(self._services.clock())
                 raise unavailable(
@@ -129,7 +139,7 @@ class Exchange:
             self.record.prefill_engine = transfer.prefiller.name
             self._tried_prefillers |= {transfer.prefiller.name}
         trace = {name: value for name in _TRACE_HEADERS if (value := self._request.headers.get(name))}
-        self._attempt = Attempt(self._services, intake, pick.engine, transfer, headers, trace)
+        self._attempt = Attempt(self._services, pick.engine, transfer, headers, trace)
         return self._attempt
 
     def _plan(self, intake: Intake, pick: Pick[Decoder]) -> Transfer | None:
@@ -248,17 +258,20 @@ class Exchange:
     async def _send(self, response: web.StreamResponse, whole: bytes, attempt: Attempt) -> None:
         if attempt.transfer is not None and needs_rewrite(whole):
             whole = rewrite_events(whole, await self._taken_tokens(attempt, whole))
-        self.record.response_bytes += len(whole)
+        await self._write(response, whole)
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        self.record.response_bytes += len(data)
         try:
             async with asyncio.timeout(self._services.config.timeouts.client_write_seconds):
-                await response.write(whole)
+                await response.write(data)
         except TimeoutError as error:
             raise ConnectionResetError("the client does not read its answer") from error
 
     async def _break_off(self, response: web.StreamResponse, code: str, message: str) -> None:
         self.record.code = code
         self.abandon()
-        await response.write(GatewayError(503, code, message, retryable=True).event())
+        await self._write(response, GatewayError(503, code, message, retryable=True).event())
 
     async def _taken_tokens(self, attempt: Attempt, data: bytes) -> int:
         """Tokens that came by transfer, from whoever knows: the consumer's sidecar, once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ from prfaas_gateway.control import ControlError
 from prfaas_gateway.fleet import Decoder, Member
 from prfaas_gateway.services import ModelRuntime, Services
 from prfaas_gateway.streams import TooMuchError
+from prfaas_gateway.tls import Credentials
 
 _log = logging.getLogger(__name__)
 _MAX_TOKENIZE_BYTES = 1 << 20
@@ -40,11 +42,21 @@ async def probe_forever(services: Services) -> None:
 
 async def probe_once(services: Services) -> None:
     """Probe every engine and sidecar side by side, each within its deadline."""
+    if services.credentials is not None:
+        await _refresh(services.credentials)
     fleet = services.fleet
     probes = [_probe_decoder(services, decoder) for decoder in fleet.decoders]
     probes += [_probe_sidecar(services, d.name, d.sidecar) for d in fleet.decoders if d.config.control]
     probes += [_probe_sidecar(services, p.name, p.sidecar) for p in fleet.prefillers]
     await asyncio.gather(*probes)
+
+
+async def _refresh(credentials: Credentials) -> None:
+    try:
+        if await asyncio.to_thread(credentials.refresh):
+            _log.info("certificates were read again")
+    except (OSError, ssl.SSLError) as error:
+        _log.warning("new certificates cannot be used", extra={"reason": type(error).__name__})
 
 
 async def _probe_decoder(services: Services, decoder: Decoder) -> None:

@@ -18,6 +18,7 @@ from prfaas_gateway.prefix_index import PrefixIndex
 from prfaas_gateway.prompt import PromptMaker
 from prfaas_gateway.streams import Budget
 from prfaas_gateway.supervisor import Supervisor
+from prfaas_gateway.tls import Credentials
 from prfaas_gateway.tokenizer import Tokenizer
 
 
@@ -53,6 +54,7 @@ class Services:
     """By model and adapter name."""
     fleet: Fleet
     decode: DecodeClient
+    credentials: Credentials | None
     control: ControlClient | None
     supervisor: Supervisor
     metrics: Metrics

@@ -12,17 +12,43 @@ from typing import Any
 
 from prfaas_gateway.config import Tls
 
-Contexts = dict[str, ssl.SSLContext]
-"""Client contexts by the identity that they accept."""
 
+class Credentials:
+    """The gateway's certificate and trust: one TLS context per peer identity, renewed when files change.
 
-def client_contexts(tls: Tls, identities: Iterable[str]) -> Contexts:
-    """One context per identity. Reads files, so not for an event loop.
-
-    Raises:
-        OSError, ssl.SSLError: a file cannot be read or is not what it should be.
+    A certificate that is renewed every few hours must not need a restart. Open connections keep what they
+    were opened with.
     """
-    return {identity: client_context(tls, identity) for identity in identities}
+
+    def __init__(self, tls: Tls, identities: Iterable[str]) -> None:
+        """Read the files.
+
+        Raises:
+            OSError, ssl.SSLError: a file cannot be read or is not what it should be.
+        """
+        self._tls = tls
+        self._identities = tuple(identities)
+        self._seen: tuple[tuple[int, int], ...] = ()
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self.refresh()
+
+    def context(self, identity: str) -> ssl.SSLContext:
+        """The context for one of the identities."""
+        return self._contexts[identity]
+
+    def refresh(self) -> bool:
+        """Read the files again if they have changed; whether they had. Not for an event loop.
+
+        Raises:
+            OSError, ssl.SSLError: the new files cannot be used (yet); the old ones stay in use.
+        """
+        states = [path.stat() for path in (self._tls.certificate, self._tls.key, self._tls.trust_bundle)]
+        seen = tuple((state.st_mtime_ns, state.st_size) for state in states)
+        if seen == self._seen:
+            return False
+        self._contexts = {identity: client_context(self._tls, identity) for identity in self._identities}
+        self._seen = seen
+        return True
 
 
 def client_context(tls: Tls, identity: str) -> ssl.SSLContext:

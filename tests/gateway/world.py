@@ -19,7 +19,7 @@ from prfaas_gateway.command import build_services, close_services
 from prfaas_gateway.config import Config
 from prfaas_gateway.probes import probe_once
 from prfaas_gateway.services import Services, load_models
-from prfaas_gateway.tls import client_contexts
+from prfaas_gateway.tls import Credentials
 from tests.gateway.fake_sidecar import FakeSidecar, transfer
 from tests.gateway.tokenizers_for_tests import write_model
 from tests.helpers import eventually_async
@@ -118,8 +118,8 @@ async def running(
             model or {},
         )
         assert config.tls is not None
-        contexts = await asyncio.to_thread(client_contexts, config.tls, config.sidecar_identities)
-        services = build_services(config, await asyncio.to_thread(load_models, config), contexts)
+        credentials = await asyncio.to_thread(Credentials, config.tls, config.sidecar_identities)
+        services = build_services(config, await asyncio.to_thread(load_models, config), credentials)
         stack.push_async_callback(close_services, services)
         if probe:
             await probe_once(services)

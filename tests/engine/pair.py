@@ -247,7 +247,7 @@ class Sidecar:
         self, folder: Path, name: str, authority: Authority, identity: str, settings: dict[str, Any]
     ) -> None:
         self._folder = folder
-        self._name = name
+        self.name = name
         self.socket = Path(f"/tmp/prfaas-{os.getpid()}-{secrets.token_hex(4)}.sock")  # noqa: S108 - socket paths are short
         files = authority.leaf(identity).write(folder, name)
         config: dict[str, Any] = {
@@ -272,7 +272,7 @@ class Sidecar:
         self._tls.load_cert_chain(gateway.certificate, gateway.key)
 
     def _start(self) -> subprocess.Popen[str]:
-        log = self._folder / f"{self._name}-{secrets.token_hex(2)}.log"
+        log = self._folder / f"{self.name}-{secrets.token_hex(2)}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "prfaas_sidecar", "--config", str(self._config)],
@@ -422,7 +422,7 @@ class Pair:
             eventually(
                 lambda sidecar=sidecar: sidecar.metric("prfaas_sidecar_arena_used_bytes") == 0,
                 within_seconds=20,
-                what="the arena is empty again",
+                what=f"the arena of the {sidecar.name} is empty again",
             )
         self.reset()
 

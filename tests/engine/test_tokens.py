@@ -11,7 +11,7 @@ from tests.engine import scenarios
 from tests.engine.pair import Pair, pair
 from tests.engine.scenarios import Expectation, Scenario
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.restarts_processes, pytest.mark.timeout(600)]
 
 SHORT: tuple[Scenario, ...] = (
     scenarios.whole_prompt,

@@ -30,7 +30,7 @@ class Script:
         error_event: begin the stream with an error of this code.
         cached_tokens: reported in ``prompt_tokens_details``.
         kv_transfer_params: reported in an answer that is no stream.
-        raw: sent instead of an answer of the engine's own making, as one event stream.
+        raw: sent instead of an answer of the engine's own making, as an event stream, ``repeat`` times.
         headers: added to the answer.
     """
 
@@ -45,6 +45,7 @@ class Script:
     cached_tokens: int | None = None
     kv_transfer_params: dict[str, Any] | None = None
     raw: bytes | None = None
+    repeat: int = 1
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -153,7 +154,8 @@ class FakeEngine:
             await response.write(event({"error": error}) + b"data: [DONE]\n\n")
             return response
         if script.raw is not None:
-            await response.write(script.raw)
+            for _ in range(script.repeat):
+                await response.write(script.raw)
             return response
         for number, data in enumerate(stream_events(asked.body, script)):
             if number == script.die_after:

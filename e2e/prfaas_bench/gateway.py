@@ -80,10 +80,9 @@ async def measure(
             engine = await stack.enter_async_context(FakeEngine().run())
             engine.default = Script(tokens=4)
             engine_url = engine.url
-        folder_of_model = tokenizer or await asyncio.to_thread(_byte_tokenizer, folder / "model")
-        gateway_url, pid = await stack.enter_async_context(
-            _gateway(folder, engine_url, model, folder_of_model)
-        )
+        if tokenizer is None:
+            tokenizer = await asyncio.to_thread(_byte_tokenizer, folder / "model")
+        gateway_url, pid = await stack.enter_async_context(_gateway(folder, engine_url, model, tokenizer))
         client = await stack.enter_async_context(aiohttp.ClientSession())
         results = []
         for case, length in _CASES.items():

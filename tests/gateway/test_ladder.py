@@ -367,3 +367,41 @@ async def everything_is_free(world: World) -> None:
         )
 
     await eventually_async(free, what="everything is free again")
+
+
+async def test_a_client_that_does_not_read_is_not_waited_for(tmp_path: Path) -> None:
+    async with running(tmp_path, settings={"timeouts": {"client_write_seconds": 0.2}}) as world:
+        world.engine.default = Script(raw=b"data: " + b"x" * 60_000 + b"\n\n", repeat=1000)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", int(world.url.rsplit(":", 1)[1]), limit=1024
+        )
+        body = b'{"prompt": "x", "stream": true}'
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        writer.write(head + body)
+        await soon(reader.readuntil(b"\r\n\r\n"))
+        await soon(world.engine.asked[0].aborted.wait())
+        await everything_is_free(world)
+        writer.close()
+
+
+async def test_a_running_stream_holds_nothing_of_its_request(world: World) -> None:
+    world.engine.default = Script(go_on=asyncio.Event())
+    async with world.complete(LONG, stream=True) as response:
+        await soon(response.content.readuntil(b"\n\n"))
+        assert world.services.budget.used_bytes == 0
+        assert world.services.in_flight == 1
+
+
+async def test_requests_in_flight_are_counted_by_engine(world: World) -> None:
+    begin = asyncio.Event()
+    world.engine.default = Script(begin=begin)
+    world.prefill_sidecar.prefill_default = PrefillScript(finish=begin)
+    client = Client(world)
+    await soon(world.engine.wait_for(1))
+    await soon(world.prefill_sidecar.wait_for_prefill())
+    fleet = world.services.fleet
+    assert [engine.in_flight for engine in fleet.decoders] == [1]
+    assert [engine.in_flight_tokens for engine in fleet.prefillers] == [len(LONG)]
+    begin.set()
+    await client.done()
+    await everything_is_free(world)

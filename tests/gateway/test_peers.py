@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -17,7 +18,7 @@ from prfaas_gateway.control import ControlClient, ControlError, ControlTarget
 from prfaas_gateway.probes import probe_once
 from tests.gateway.fake_sidecar import FakeSidecar, transfer
 from tests.gateway.tokenizers_for_tests import byte_tokenizer
-from tests.gateway.world import LONG, TRUST, World, prefill_identity, running
+from tests.gateway.world import GATEWAY, LONG, TRUST, World, prefill_identity, running
 
 OTHER_REGION = f"{TRUST}/region/elsewhere/ns/llm/pool/PrefillPool/prefill-0"
 OTHER_POOL = f"{TRUST}/region/there/ns/llm/pool/PrefillPool/other"
@@ -211,4 +212,31 @@ async def test_a_transfer_that_never_came_counts_against_its_producer(world: Wor
         await world.settled()
     async with world.complete("!" + LONG) as response:
         assert response.headers["x-prfaas-reason"] == "NoPrefillEngine"
+        await response.read()
+
+
+async def test_renewed_certificates_are_used_without_a_restart(world: World, tmp_path: Path) -> None:
+    tls, control = world.services.config.tls, world.services.control
+    assert tls is not None
+    assert control is not None
+    other = ca("the next CA")
+    async with FakeSidecar(prefill_identity()).run(other, tmp_path / "next") as sidecar:
+        target = ControlTarget(URL(sidecar.url), prefill_identity())
+        with pytest.raises(ControlError, match="NotAuthorised"):
+            await control.probe(target)
+        await asyncio.to_thread(other.leaf(GATEWAY).write, tls.key.parent, "gateway")
+        await probe_once(world.services)
+        await control.probe(target)
+
+
+async def test_certificates_that_cannot_be_used_change_nothing(
+    world: World, logs: list[dict[str, Any]]
+) -> None:
+    tls = world.services.config.tls
+    assert tls is not None
+    await asyncio.to_thread(tls.key.write_text, "half a k")
+    await probe_once(world.services)
+    assert "new certificates cannot be used" in [line["message"] for line in logs]
+    async with world.complete() as response:
+        assert response.headers["x-prfaas-route"] == "remote"
         await response.read()

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -30,7 +29,7 @@ _EXAMPLES = """\b
 Examples:
   prfaas demo
   prfaas demo --rate 200Mbit --rtt 120ms --loss 0.1%
-  prfaas demo --keep
+  prfaas demo --keep              # then use it with curl, cut the link, look at metrics
   prfaas demo --json > demo.json
 """
 
@@ -88,6 +87,7 @@ def _rtt(text: str) -> float:
     show_default=True,
     help="Length of each answer.",
 )
+@click.option("--loopback", is_flag=True, help="No emulated WAN: both regions on this machine's loopback.")
 @click.option("--json", "as_json", is_flag=True, help="The outcome as JSON on standard output, no tables.")
 @click.option("--keep", is_flag=True, help="Leave everything running afterwards, and say how to use it.")
 def demo(
@@ -95,6 +95,7 @@ def demo(
     rtt_seconds: float,
     loss_fraction: float,
     max_tokens: int,
+    loopback: bool,
     as_json: bool,
     keep: bool,
 ) -> None:
@@ -106,7 +107,10 @@ def demo(
     share the loopback.
     """
     options = Options(
-        link=LinkOptions(rate_bits_per_second, rtt_seconds, loss_fraction), max_tokens=max_tokens, keep=keep
+        link=LinkOptions(rate_bits_per_second, rtt_seconds, loss_fraction),
+        max_tokens=max_tokens,
+        loopback=loopback,
+        keep=keep,
     )
     errors = _console(sys.stderr)
     try:
@@ -138,8 +142,9 @@ def _console(file: Any) -> Console:
 
 def _explain(console: Console, error: DemoError) -> None:
     console.print(f"\nThe demo cannot go on: {error}", style="bold red", markup=False, soft_wrap=True)
-    if error.log is None:
-        return
-    for line in last_lines(Path(error.log)):
-        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"All of it: {error.log}; the other logs lie beside it", markup=False, soft_wrap=True)
+    if error.log is not None:
+        console.print(f"The end of {error.log}:", markup=False, soft_wrap=True)
+        for line in last_lines(error.log):
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    if error.folder is not None and error.folder.is_dir():
+        console.print(f"All logs: {error.folder}", markup=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,10 @@ class DemoError(Exception):
 
     Attributes:
         log: the log file that tells more, if there is one.
+        folder: where all logs of the run are, if it came so far.
     """
+
+    folder: Path | None = None
 
     def __init__(self, message: str, log: Path | None = None) -> None:
         super().__init__(message)

@@ -165,6 +165,9 @@ def _remove_all_but(folder: Path, patterns: Sequence[str]) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         elif not any(entry.match(pattern) for pattern in patterns):
             entry.unlink(missing_ok=True)
+    with suppress(OSError):
+        # Where nothing was logged, nothing needs to stay.
+        folder.rmdir()
 
 
 if __name__ == "__main__":

@@ -42,12 +42,14 @@ class Options:
     Attributes:
         max_tokens: length of each answer.
         scale: factor on the lengths of the long prompts.
+        loopback: make no namespaces, even where they could be made.
         keep: leave everything running after the report until Ctrl-C.
     """
 
     link: LinkOptions
     max_tokens: int = 32
     scale: float = 1.0
+    loopback: bool = False
     keep: bool = False
 
 
@@ -64,7 +66,7 @@ def play(options: Options, teller: Teller, show: Show) -> Outcome:
         show: called with the outcome as soon as there is one; with `keep` everything still runs then.
 
     Raises:
-        DemoError: something did not work; a named log file stays.
+        DemoError: something did not work; the log files stay.
         SetupError: the engine or the model cannot be made.
         Interruption: a signal came; everything is cleared away.
     """
@@ -79,14 +81,19 @@ def play(options: Options, teller: Teller, show: Show) -> Outcome:
         )
         with janitor(order) as cleaner:
             stage_pids: list[int] = []
-            with regions(options.link, lambda: stage_pids[0]) as places:
+            with regions(options.link, lambda: stage_pids[0], loopback=options.loopback) as places:
                 run = _Run(options, teller, folder, places, software, stage_pids, show)
                 try:
-                    return run_interruptible(run.course())
+                    outcome = run_interruptible(run.course())
                 except DemoError as error:
-                    if error.log is not None:
-                        cleaner.keep_logs()
+                    cleaner.keep_logs()
+                    error.folder = folder
                     raise
+                else:
+                    if not outcome.passed:
+                        cleaner.keep_logs()
+                        teller.line(f"The logs of this run stay in {folder}")
+                    return outcome
                 finally:
                     # Before the namespaces go, so that the parts can end in their own way.
                     cleaner.clear_up()

@@ -16,7 +16,11 @@ _PLAIN_EVERY_SECONDS = 15.0
 
 @dataclass(eq=False)
 class Step:
-    """One thing that takes its time."""
+    """One thing that takes its time.
+
+    Attributes:
+        outcome: what stands behind its text in the end.
+    """
 
     teller: Teller
     text: str
@@ -32,11 +36,11 @@ class Step:
             self.teller.live.update(self.task, detail=escape(detail))
         elif now - self.said_at >= _PLAIN_EVERY_SECONDS:
             self.said_at = now
-            self.teller.line(f"  {self.text}: {now - self.began:.0f} s, {detail}")
+            self.teller.line(f"  {self.text}: {now - self.began:.0f} s so far; {detail}", "dim")
 
 
 class Teller:
-    """Tells of steps: spinners on a terminal, plain lines elsewhere."""
+    """Tells of steps: spinners on a terminal; elsewhere a line that is finished when the step is."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -48,6 +52,7 @@ class Teller:
             console=console,
             transient=True,
         )
+        self._unfinished: Step | None = None
 
     @property
     def _is_live(self) -> bool:
@@ -55,12 +60,12 @@ class Teller:
 
     def line(self, text: str, style: str | None = None) -> None:
         """A line that stays."""
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self._finish_line()
+        self._print(f"{text}\n", style)
 
     def heading(self, text: str) -> None:
         """Starts a part of the demo."""
-        self.line("")
-        self.line(text, style="bold")
+        self.line(f"\n{text}", "bold")
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -73,20 +78,36 @@ class Teller:
 
     @contextmanager
     def step(self, text: str) -> Iterator[Step]:
-        """A step; `outcome`, if the block sets it, stands behind its text in the end."""
+        """A step, told when it begins and when it has ended."""
         now = time.monotonic()
         task = self.live.add_task(escape(text), detail="") if self._is_live else None
         step = Step(self, text, task, now, now)
         if task is None:
-            self.line(f"  {text} ...")
-        done = False
+            self._begin(step)
         try:
             yield step
-            done = True
         finally:
             if task is not None:
                 self.live.remove_task(task)
-            seconds = time.monotonic() - now
-            tail = f": {step.outcome}" if step.outcome else ""
-            if done:
-                self.line(f"  ✓ {text} ({seconds:.1f} s){tail}")
+        seconds = time.monotonic() - now
+        self._end(step, f"({seconds:.1f} s)" + (f": {step.outcome}" if step.outcome else ""))
+
+    def _begin(self, step: Step) -> None:
+        self._finish_line()
+        self._unfinished = step
+        self._print(f"  {step.text} ...")
+
+    def _end(self, step: Step, text: str) -> None:
+        if self._unfinished is step:
+            self._unfinished = None
+            self._print(f" ✓ {text}\n")
+        else:
+            self.line(f"  {step.text} ✓ {text}")
+
+    def _finish_line(self) -> None:
+        if self._unfinished is not None:
+            self._unfinished = None
+            self._print("\n")
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True, end="")

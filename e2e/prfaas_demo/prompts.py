@@ -99,20 +99,20 @@ def demo_prompts(scale: float = 1.0) -> tuple[Prompt, ...]:
             "short question",
             "Name three things that a lighthouse keeper does every evening.",
             "local",
-            "shorter than the threshold: stays local",
+            "shorter than the threshold, so it stays local",
         ),
         Prompt(
             "long",
             pages("Port of Vesterhavn, winter", 1500) + question,
             "remote",
-            "prefilled in the east, its KV crosses the link",
+            "long: prefilled in the east, and its KV crosses the link while it is computed",
         ),
-        Prompt("longer", first + question, "remote", "the same, twice as long"),
+        Prompt("longer", first + question, "remote", "twice as long"),
         Prompt(
             "repeated prefix",
             first + "\n" + more + question,
             "remote",
-            "starts like the one before: only what the west lacks crosses",
+            "starts like the one before, so only what the west lacks crosses",
         ),
         Prompt(
             "link cut",
@@ -125,6 +125,6 @@ def demo_prompts(scale: float = 1.0) -> tuple[Prompt, ...]:
             "link restored",
             pages("Quays of Nordby, midsummer", 1500) + question,
             "remote",
-            "remote again",
+            "the link is back: remote again",
         ),
     )

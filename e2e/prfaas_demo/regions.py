@@ -111,17 +111,20 @@ class Regions:
 
 
 @contextmanager
-def regions(options: LinkOptions, producer_sidecar_pid: Callable[[], int]) -> Iterator[Regions]:
+def regions(
+    options: LinkOptions, producer_sidecar_pid: Callable[[], int], *, loopback: bool = False
+) -> Iterator[Regions]:
     """Two regions for the block.
 
     Args:
         options: how the link is.
         producer_sidecar_pid: the process that stands for the link on loopback: stopping it is the cut.
+        loopback: make no namespaces, even where they could be made.
 
     Raises:
         DemoError: namespaces should work here, and do not.
     """
-    reason = is_supported()
+    reason = "--loopback was given" if loopback else is_supported()
     if reason is not None:
         yield _on_loopback(reason, producer_sidecar_pid)
         return

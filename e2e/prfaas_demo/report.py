@@ -14,24 +14,28 @@ from prfaas_demo.results import MIB, Comparison, Outcome, Request
 _NONE = "-"
 
 
-def report(outcome: Outcome) -> RenderableType:
-    """Everything for standard output."""
+def report(outcome: Outcome, *, with_facts: bool) -> RenderableType:
+    """Everything for standard output.
+
+    Args:
+        with_facts: how the demo was run; a terminal has shown it before.
+    """
+    facts = [Text(f"{name}: {text}") for name, text in outcome.facts.items()] if with_facts else []
     return Group(
+        *facts,
         Text("\nRequests through the gateway", style="bold"),
         requests_table(outcome.prfaas),
         Text(_LEGEND, style="dim"),
         Text("\nThe same prompts all local", style="bold"),
         comparison_table(outcome.comparisons, outcome.local),
         Text(_verdict_on_speed(outcome), style="dim"),
-        *(Text(f"{name}: {text}") for name, text in outcome.facts.items()),
-        Text(),
         *_verdict(outcome),
     )
 
 
 _LEGEND = (
-    "uncached: not in the decode engine's cache; landed: of these, taken from the transfer; wire: from the first "
-    "to the last byte, waiting for the prefill included; tail: from the prefill's end to the last byte."
+    "uncached: not in the decode engine's cache; landed: of these, taken from the transfer; wire: from the "
+    "first to the last byte, waiting for the prefill included; tail: from the prefill's end to the last byte."
 )
 
 
@@ -121,4 +125,4 @@ def _whole(value: int | None) -> str:
 
 def write(console: Console, outcome: Outcome) -> None:
     """Print the report."""
-    console.print(report(outcome), highlight=False)
+    console.print(report(outcome, with_facts=not console.is_terminal), highlight=False)

@@ -17,7 +17,8 @@ from prfaas_demo.prompts import Prompt
 from prfaas_demo.results import MIB, Request
 from prfaas_demo.stage import Stage
 
-CUT_AT_FRACTION = 0.55
+CUT_AT_FRACTION = 0.6
+ANSWER_CHARACTERS = 100
 _WATCH_SECONDS = 0.03
 _RECORD_SECONDS = 5.0
 
@@ -33,11 +34,12 @@ class Scenario:
     max_tokens: int
     references: dict[str, Answer] = field(default_factory=dict)
     kv_bytes_per_token: float | None = None
+    cut_text: str = ""
 
     async def take_references(self) -> None:
         """Each prompt by the decode engine alone, its prefix cache emptied before each."""
         for prompt in self.prompts:
-            with self.teller.step(f"reference: {prompt.name}") as step:
+            with self.teller.step(prompt.name) as step:
                 await self._reset(step)
                 answer = await ask(self.session, self._engine_url, prompt.text, self.max_tokens)
                 self.references[prompt.name] = answer
@@ -51,12 +53,16 @@ class Scenario:
         await reset_prefix_cache(self.session, self._engine_url)
         done = []
         for prompt in self.prompts:
-            with self.teller.step(f"{prompt.name}: {prompt.note}") as step:
+            self.teller.line(f"  {prompt.note}", "dim")
+            with self.teller.step(prompt.name) as step:
                 got = await self._one(prompt, step)
                 step.outcome = _outcome(got)
                 done.append(got)
+            if self.cut_text and prompt.cut:
+                self.teller.line(f"    {self.cut_text}", "dim")
+            self.teller.line(f"    answer: {_shortened(got.text)}", "dim")
             if prompt.cut:
-                with self.teller.step("restoring the link, until the gateway sees the east again"):
+                with self.teller.step("link restored; waiting until the gateway sees the east again"):
                     await asyncio.to_thread(self.stage.regions.link.restore)
                     await self.stage.east_is_healthy()
         return done
@@ -68,7 +74,7 @@ class Scenario:
         await reset_prefix_cache(self.session, self._engine_url)
         done = []
         for prompt in self.prompts:
-            with self.teller.step(f"all local: {prompt.name}") as step:
+            with self.teller.step(prompt.name) as step:
                 url = west.shell_url(west.ports.local_gateway)
                 answer = await ask(self.session, url, prompt.text, self.max_tokens)
                 got = results.request(prompt, answer, self.references[prompt.name], None, None)
@@ -114,7 +120,8 @@ class Scenario:
                 step.update(f"{landed / MIB:.0f} MiB of KV have landed")
             if prompt.cut and landed >= CUT_AT_FRACTION * expected:
                 await asyncio.to_thread(self.stage.regions.link.cut)
-                step.update(f"link cut when {landed / MIB:.0f} of {expected / MIB:.0f} MiB had landed")
+                self.cut_text = f"link cut when {landed / MIB:.0f} of {expected / MIB:.0f} MiB had landed"
+                step.update(self.cut_text)
                 return
             await asyncio.sleep(_WATCH_SECONDS if prompt.cut else 10 * _WATCH_SECONDS)
 
@@ -137,6 +144,11 @@ class Scenario:
                     consumer = await observer.transfer(regions.west, transfer_id)
                     await asyncio.sleep(_WATCH_SECONDS)
         return consumer, await observer.transfer(regions.east, transfer_id)
+
+
+def _shortened(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= ANSWER_CHARACTERS else words[: ANSWER_CHARACTERS - 1] + "…"
 
 
 def _outcome(got: Request) -> str:

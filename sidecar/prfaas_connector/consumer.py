@@ -7,8 +7,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from prfaas_connector.anytime import MAX_PATIENCE_SECONDS, Decision, Reason, View, decide
-from prfaas_connector.local_api.messages import Accepted, Consume, Ended, Message, Progress, Refused
-from prfaas_connector.local_api.units import Ranges, count, position
+from prfaas_connector.local_api.messages import (
+    Accepted,
+    Consume,
+    Ended,
+    Message,
+    MessageError,
+    Progress,
+    Refused,
+)
+from prfaas_connector.local_api.units import Ranges, count, intersect, position
 from prfaas_connector.manifest import Kind, Manifest
 from prfaas_connector.producer import NULL_BLOCK
 from prfaas_connector.request import DecodeLeg
@@ -70,18 +78,30 @@ class ConsumerTransfer:
             deadline_seconds=self.leg.deadline_seconds,
         )
 
-    def receive(self, message: Message, arena_key: str, now: float) -> None:
-        """Takes the sidecar's answers."""
+    def receive(self, message: Message, arena_key: str, arena_bytes: int, now: float) -> None:
+        """Takes the sidecar's answers.
+
+        Raises:
+            MessageError: the answer does not fit the transfer.
+        """
         match message:
             case Accepted(offsets=offsets):
-                self.memory = Memory(arena_key, offsets)
+                lane_bytes = [
+                    count(self.want[lane.group]) * lane.unit_bytes for lane in self.manifest.lanes()
+                ]
+                self.memory = Memory.granted(arena_key, arena_bytes, offsets, lane_bytes)
             case Refused(code=code):
                 self.ended = code
             case Progress():
-                self.landed, self.positions = message.landed, message.positions
+                if not len(message.landed) == len(message.positions) == len(self.want):
+                    raise MessageError(f"progress: not one entry for each of {len(self.want)} groups")
+                # Units that were not asked for have no place in the extent.
+                self.landed = tuple(map(intersect, message.landed, self.want))
+                self.positions = message.positions
                 if message.landed_bytes > self.landed_bytes:
                     self.landed_bytes = message.landed_bytes
-                    self.first_progress_at = self.first_progress_at or now
+                    if self.first_progress_at is None:
+                        self.first_progress_at = now
                     self.last_progress_at = now
             case Ended(code=code):
                 self.ended = code

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from prfaas_connector.local_api.messages import Abort, Accepted, Message, Produce, Refused, Wanted
+from prfaas_connector.local_api.messages import (
+    Abort,
+    Accepted,
+    Message,
+    MessageError,
+    Produce,
+    Refused,
+    Wanted,
+)
 from prfaas_connector.local_api.units import Range, Ranges, intersect, normalise, subtract
 from prfaas_connector.manifest import Kind, Manifest
 from prfaas_connector.request import PrefillLeg
@@ -50,14 +58,21 @@ class ProducerTransfer:
             deadline_seconds=self.leg.deadline_seconds,
         )
 
-    def receive(self, message: Message, arena_key: str) -> None:
-        """Takes the sidecar's answers."""
+    def receive(self, message: Message, arena_key: str, arena_bytes: int) -> None:
+        """Takes the sidecar's answers.
+
+        Raises:
+            MessageError: the answer does not fit the transfer.
+        """
         match message:
             case Accepted(offsets=offsets):
-                self.memory = Memory(arena_key, offsets)
+                lane_bytes = [lane.units * lane.unit_bytes for lane in self.manifest.lanes()]
+                self.memory = Memory.granted(arena_key, arena_bytes, offsets, lane_bytes)
             case Refused():
                 self.refused = message
             case Wanted(want=want):
+                if len(want) != len(self.manifest.blocks):
+                    raise MessageError(f"wanted: {len(want)} groups instead of {len(self.manifest.blocks)}")
                 self.want = want
 
     def waiting(self, now: float) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from prfaas_connector.local_api.messages import MessageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,22 @@ class Memory:
 
     arena_key: str
     offsets: tuple[int, ...]
+
+    @classmethod
+    def granted(
+        cls, arena_key: str, arena_bytes: int, offsets: tuple[int, ...], lane_bytes: Sequence[int]
+    ) -> Memory:
+        """What the sidecar granted. A worker that copied beyond the arena would end the engine.
+
+        Raises:
+            MessageError: not one extent inside the arena per lane.
+        """
+        if len(offsets) != len(lane_bytes):
+            raise MessageError(f"accepted: {len(offsets)} extents for {len(lane_bytes)} lanes")
+        for offset, size_bytes in zip(offsets, lane_bytes, strict=True):
+            if offset + size_bytes > arena_bytes:
+                raise MessageError(f"accepted: an extent ends after the arena's {arena_bytes} bytes")
+        return cls(arena_key, offsets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from tests.connector.strategies import layouts, subsets
 
 LEG = DecodeLeg("1" * 32, "2" * 64, 30.0, "192.0.2.1:7400", "spiffe://t/pool/PrefillPool/long")
 OPENED_AT = 1000.0
+ARENA_BYTES = 1 << 20
 
 
 class Consuming(RuleBasedStateMachine):
@@ -70,13 +71,13 @@ class Consuming(RuleBasedStateMachine):
 
     def memory_is_granted(self) -> None:
         offsets = tuple(range(len(self.manifest.lanes())))
-        self.transfer.receive(Accepted(LEG.transfer_id, offsets), "arena", self.now)
+        self.transfer.receive(Accepted(LEG.transfer_id, offsets), "arena", ARENA_BYTES, self.now)
         self.memory = True
 
     @precondition(lambda self: not self.memory and self.ended is None)
     @rule()
     def memory_is_refused(self) -> None:
-        self.transfer.receive(Refused(LEG.transfer_id, "ArenaFull", ""), "arena", self.now)
+        self.transfer.receive(Refused(LEG.transfer_id, "ArenaFull", ""), "arena", ARENA_BYTES, self.now)
         self.ended = "ArenaFull"
 
     @precondition(lambda self: self.memory and self.ended is None)
@@ -110,6 +111,7 @@ class Consuming(RuleBasedStateMachine):
                 LEG.transfer_id, tuple(self.landed), tuple(map(dict, self.positions)), self.landed_bytes
             ),
             "arena",
+            ARENA_BYTES,
             self.now,
         )
 
@@ -117,7 +119,7 @@ class Consuming(RuleBasedStateMachine):
     @rule(code=st.sampled_from(["complete", "LinkLost", "SidecarGone"]))
     def it_ends(self, code: str) -> None:
         self.ended = code
-        self.transfer.receive(Ended(LEG.transfer_id, code, ""), "arena", self.now)
+        self.transfer.receive(Ended(LEG.transfer_id, code, ""), "arena", ARENA_BYTES, self.now)
 
     # What the engine does.
 

@@ -19,6 +19,7 @@ from tests.connector.strategies import layouts, subsets
 
 LEG = PrefillLeg("1" * 32, "2" * 64, 30.0, "spiffe://t/pool/DecodePool/chat")
 OPENED_AT = 1000.0
+ARENA_BYTES = 1 << 20
 
 
 class Producing(RuleBasedStateMachine):
@@ -56,13 +57,13 @@ class Producing(RuleBasedStateMachine):
     @rule()
     def memory_is_granted(self) -> None:
         offsets = tuple(range(len(self.manifest.lanes())))
-        self.transfer.receive(Accepted(LEG.transfer_id, offsets), "arena")
+        self.transfer.receive(Accepted(LEG.transfer_id, offsets), "arena", ARENA_BYTES)
         self.memory = True
 
     @precondition(lambda self: not self.memory and not self.refused)
     @rule()
     def memory_is_refused(self) -> None:
-        self.transfer.receive(Refused(LEG.transfer_id, "ArenaFull", ""), "arena")
+        self.transfer.receive(Refused(LEG.transfer_id, "ArenaFull", ""), "arena", ARENA_BYTES)
         self.refused = True
 
     @precondition(lambda self: self.memory and self.want is None)
@@ -70,7 +71,7 @@ class Producing(RuleBasedStateMachine):
     def the_consumer_asks(self, data: st.DataObject) -> None:
         everything = [((0, count(blocks)),) if blocks else () for blocks in self.manifest.blocks]
         self.want = tuple(data.draw(subsets(ranges)) for ranges in everything)
-        self.transfer.receive(Wanted(LEG.transfer_id, self.want), "arena")
+        self.transfer.receive(Wanted(LEG.transfer_id, self.want), "arena", ARENA_BYTES)
 
     # What the engine does.
 

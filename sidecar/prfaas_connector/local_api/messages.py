@@ -328,9 +328,7 @@ _DECODERS: dict[str, Any] = {
     "str": _text,
     "bool": lambda value: _exactly(bool, value),
     "float": _seconds,
-    "dict[str, str]": lambda value: {
-        _text(key): _text(item) for key, item in _exactly(dict, value).items()
-    },
+    "dict[str, str]": lambda value: {_text(key): _text(item) for key, item in _exactly(dict, value).items()},
     "tuple[Lane, ...]": lambda value: tuple(_lane(lane) for lane in _sequence(value)),
     "tuple[Ranges, ...]": _group_ranges,
     "tuple[dict[int, int], ...]": _positions,

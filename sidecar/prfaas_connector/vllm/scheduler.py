@@ -70,6 +70,12 @@ class Scheduler:
         manifest = Manifest(self._layout, len(request.prompt_token_ids))
         now = time.monotonic()
         with self._lock:
+            if leg.transfer_id in self._requests_by_transfer:
+                # The sidecar's answers name transfers, not requests.
+                logger.warning(
+                    "transfer %s is not used: TransferExists: another request has it", leg.transfer_id
+                )
+                return
             self._requests_by_transfer[leg.transfer_id] = request.request_id
             if isinstance(leg, PrefillLeg):
                 transfer = ProducerTransfer(leg, manifest, now)
@@ -198,9 +204,9 @@ class Scheduler:
             if request_id is None or arena is None:
                 return
             if (outgoing := self._producing.get(request_id)) is not None:
-                outgoing.receive(message, arena.key)
+                outgoing.receive(message, arena.key, arena.size_bytes)
             elif (incoming := self._consuming.get(request_id)) is not None:
-                incoming.receive(message, arena.key, time.monotonic())
+                incoming.receive(message, arena.key, arena.size_bytes, time.monotonic())
             if isinstance(message, Refused):
                 logger.warning("transfer %s: %s: %s", message.transfer_id, message.code, message.message)
 

@@ -7,6 +7,7 @@ the rest to that thread; a sidecar that stops reading is treated as gone rather 
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import socket
 import threading
@@ -16,7 +17,7 @@ from dataclasses import replace
 
 from prfaas_connector.arena import Arena
 from prfaas_connector.local_api.framing import Unpacker, pack
-from prfaas_connector.local_api.messages import Hello, Message, MessageError, Refused, Welcome
+from prfaas_connector.local_api.messages import PROTOCOL, Hello, Message, MessageError, Refused, Welcome
 
 logger = logging.getLogger("prfaas.connector")
 
@@ -27,6 +28,7 @@ MAX_BACKLOG_BYTES = 8 << 20
 """Unsent bytes after which the sidecar counts as gone. About 50,000 publications: minutes of prefill."""
 
 _READ_BYTES = 1 << 18
+_MAX_DESCRIPTORS = 4
 
 
 class SidecarClient:
@@ -96,6 +98,9 @@ class SidecarClient:
         self._wake()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout_seconds)
+        if not self._thread.is_alive():
+            self._wake_sender.close()
+            self._wake_receiver.close()
 
     def _flush(self, connection: socket.socket) -> bool:
         """Writes what the socket takes; the lock is held. False when the connection broke."""
@@ -123,8 +128,9 @@ class SidecarClient:
     def _wake(self) -> None:
         try:
             self._wake_sender.send(b"\0")
-        except BlockingIOError:
-            logger.debug("the client's thread is already being woken")
+        except OSError as error:
+            # It is already being woken, or it has ended.
+            logger.debug("waking the client's thread: %s", error)
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -145,11 +151,15 @@ class SidecarClient:
                 self._read(connection, unpacker)
             except (OSError, MessageError) as error:
                 logger.warning("the connection to the sidecar broke: %s", error)
+            except Exception:
+                # Whatever went wrong, later requests need this thread.
+                logger.exception("handling the sidecar's messages failed; connecting anew")
             finally:
                 with self._lock:
                     self._break()
                 connection.close()
                 self._on_disconnected()
+            self._closing.wait(RECONNECT_SECONDS)
 
     def _report_failure(self, text: str) -> None:
         if text != self._last_failure:
@@ -162,34 +172,31 @@ class SidecarClient:
 
     def _connect(self) -> tuple[socket.socket, Arena, Unpacker]:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        descriptors: list[int] = []
         try:
             connection.settimeout(CONNECT_TIMEOUT_SECONDS)
             connection.connect(self._path)
             connection.sendall(pack(self._hello))
             unpacker = Unpacker()
             messages: list[Message] = []
-            descriptors: list[int] = []
             deadline = time.monotonic() + HELLO_TIMEOUT_SECONDS
             while not messages:
-                connection.settimeout(max(0.01, deadline - time.monotonic()))
-                data, received, _, _ = socket.recv_fds(connection, _READ_BYTES, 4)
+                connection.settimeout(_until(deadline))
+                data, received, _, _ = socket.recv_fds(connection, _READ_BYTES, _MAX_DESCRIPTORS)
                 descriptors += received
                 messages = unpacker.feed(_not_empty(data))
-            arena = self._greeted(messages[0], descriptors)
+            arena_bytes = _greeted(messages[0], descriptors)
             connection.setblocking(False)
+            arena = Arena(descriptors.pop(), arena_bytes)
             for message in messages[1:]:
                 self._on_message(message)
         except BaseException:
             connection.close()
             raise
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         return connection, arena, unpacker
-
-    def _greeted(self, answer: Message, descriptors: list[int]) -> Arena:
-        if isinstance(answer, Refused):
-            raise ConnectionRefusedError(f"refused: {answer.code}: {answer.message}")
-        if not isinstance(answer, Welcome) or len(descriptors) != 1:
-            raise MessageError("the sidecar did not answer hello with welcome and one descriptor")
-        return Arena(descriptors[0], answer.arena_bytes)
 
     def _read(self, connection: socket.socket, unpacker: Unpacker) -> None:
         with selectors.DefaultSelector() as selector:
@@ -216,6 +223,30 @@ class SidecarClient:
                             return
                         for message in unpacker.feed(data):
                             self._on_message(message)
+
+
+def _greeted(answer: Message, descriptors: list[int]) -> int:
+    """Size of the arena behind the one descriptor.
+
+    Raises:
+        ConnectionRefusedError, MessageError: there is none.
+    """
+    if isinstance(answer, Refused):
+        raise ConnectionRefusedError(f"refused: {answer.code}: {answer.message}")
+    if not isinstance(answer, Welcome):
+        raise MessageError(f"the sidecar answered hello with {answer.TYPE}")
+    if answer.protocol != PROTOCOL:
+        raise MessageError(f"the sidecar speaks version {answer.protocol} of the local API, not {PROTOCOL}")
+    if len(descriptors) != 1:
+        raise MessageError(f"the sidecar sent {len(descriptors)} descriptors with its welcome, not one")
+    return answer.arena_bytes
+
+
+def _until(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("no welcome in time")
+    return seconds
 
 
 def _not_empty(data: bytes) -> bytes:

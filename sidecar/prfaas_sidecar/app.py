@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
 MEASURE_SECONDS = 5.0
+ROTATE_SECONDS = 2.0
 _CLOSE_SECONDS = 1.0
 
 
@@ -125,7 +126,12 @@ class Sidecar:
                 )
             )
         if config.listen.control is not None and self.credentials is not None:
-            runner = web.AppRunner(control.application(), handler_cancellation=True, access_log=None)
+            runner = web.AppRunner(
+                control.application(),
+                handler_cancellation=True,
+                access_log=None,
+                shutdown_timeout=_CLOSE_SECONDS,
+            )
             server = await self._run(runner)
             self._listen(
                 Listener(
@@ -137,9 +143,11 @@ class Sidecar:
                     self._tasks,
                 )
             )
-        server = await self._run(web.AppRunner(health, access_log=None))
+        server = await self._run(web.AppRunner(health, access_log=None, shutdown_timeout=_CLOSE_SECONDS))
         self._listen(Listener("health", config.listen.health, server, None, self._refused, self._tasks))
         self._tasks.spawn(self._tick(), "tick")
+        if self.credentials is not None:
+            self._tasks.spawn(self._rotate(self.credentials), "rotate")
 
     async def _run(self, runner: web.AppRunner) -> web.Server:
         await runner.setup()
@@ -162,6 +170,11 @@ class Sidecar:
                 measured = now
                 self._measurements.update([*self._peers.streams, *self._consuming.streams])
             await asyncio.sleep(TICK_SECONDS)
+
+    async def _rotate(self, credentials: Credentials) -> None:
+        while True:
+            await asyncio.sleep(ROTATE_SECONDS)
+            await asyncio.to_thread(credentials.refresh)
 
     async def _drain(self) -> None:
         """Refuse what is new, let what runs end, but no longer than the configuration says."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
 import aiohttp
@@ -120,25 +120,48 @@ class Control:
             return _error(404, "NoEngine", "this sidecar serves no prefill legs: engine.url is not set")
         if self._node.draining:
             return _error(503, "Draining", "the sidecar is shutting down; send new prefill legs elsewhere")
-        body = await request.read()
+        most = self._node.config.limits.prefill_body_bytes
+        if (request.content_length or 0) > most:
+            raise web.HTTPRequestEntityTooLarge(most, request.content_length or 0)
+        response = web.StreamResponse()
+        outcome = "caller_gone"
         try:
             async with session.post(
-                f"{url}/v1/completions", data=body, headers={"Content-Type": "application/json"}
+                f"{url}/v1/completions",
+                data=_bounded(request.content, most),
+                headers={"Content-Type": "application/json"},
             ) as answer:
-                response = web.StreamResponse(status=answer.status)
+                response.set_status(answer.status)
                 response.content_type = answer.content_type
                 await response.prepare(request)
                 async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
                     await response.write(chunk)
                 await response.write_eof()
+                outcome = "passed"
         except TimeoutError:
-            self._node.metrics.prefills.labels("timeout").inc()
-            return _error(504, "DeadlineExceeded", "the engine did not finish the prefill leg in time")
+            outcome = "timeout"
+            return self._broken(
+                request, response, 504, "DeadlineExceeded", "the engine did not finish in time"
+            )
         except aiohttp.ClientError as error:
-            self._node.metrics.prefills.labels("engine_unreachable").inc()
+            if isinstance(error.__cause__, web.HTTPRequestEntityTooLarge):
+                raise error.__cause__ from None
+            outcome = "engine_unreachable"
             _log.warning("prefill leg failed", extra=fields(reason=type(error).__name__))
-            return _error(502, "EngineGone", "the engine did not answer the prefill leg")
-        self._node.metrics.prefills.labels("passed").inc()
+            return self._broken(request, response, 502, "EngineGone", "the engine did not answer")
+        finally:
+            self._node.metrics.prefills.labels(outcome).inc()
+        return response
+
+    def _broken(
+        self, request: web.Request, response: web.StreamResponse, status: int, code: str, message: str
+    ) -> web.StreamResponse:
+        """An error of our own, or, when part of the engine's answer is out already, the end of the
+        connection."""
+        if not response.prepared:
+            return _error(status, code, message)
+        if request.transport is not None:
+            request.transport.abort()
         return response
 
     async def _open_session(self, _: web.Application) -> None:
@@ -152,6 +175,16 @@ class Control:
     async def _close_session(self, _: web.Application) -> None:
         if self._engine is not None:
             await self._engine.close()
+
+
+async def _bounded(content: aiohttp.StreamReader, most: int) -> AsyncIterator[bytes]:
+    """A request's body, piece by piece, up to a size."""
+    size = 0
+    async for chunk in content.iter_chunked(_CHUNK_BYTES):
+        size += len(chunk)
+        if size > most:
+            raise web.HTTPRequestEntityTooLarge(most, size)
+        yield chunk
 
 
 def _transfer_id(request: web.Request) -> str:

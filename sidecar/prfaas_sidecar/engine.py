@@ -3,10 +3,15 @@ gone."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from prfaas_connector.local_api.messages import Hello, Message
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+MAX_FIELDS = 256
+MAX_FIELD_LENGTH = 2048
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +63,10 @@ def objection(engine: Engine | None, hello: Hello) -> tuple[str, str] | None:
     """Code and message when a hello does not fit the engine that is already there."""
     if hello.side not in ("scheduler", "worker"):
         return "ProtocolError", f"side {hello.side!r} is neither scheduler nor worker"
+    if not _FINGERPRINT.fullmatch(hello.fingerprint) or len(hello.fingerprint_fields) > MAX_FIELDS:
+        return "ProtocolError", f"a fingerprint is 64 hexadecimal digits with at most {MAX_FIELDS} fields"
+    if any(len(text) > MAX_FIELD_LENGTH for item in hello.fingerprint_fields.items() for text in item):
+        return "ProtocolError", f"a fingerprint field is longer than {MAX_FIELD_LENGTH} characters"
     if hello.side == "worker" and not hello.rank < hello.world_size:
         return "ProtocolError", f"rank {hello.rank} of a world of {hello.world_size}"
     if engine is None:

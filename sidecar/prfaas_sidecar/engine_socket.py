@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import stat
 from collections.abc import Callable
@@ -40,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
 MAX_CONNECTIONS = 256
+_ID = re.compile(r"[0-9a-f]{32}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _READ_BYTES = 256 << 10
 _MAX_UNSENT_BYTES = 16 << 20
 
@@ -66,7 +69,7 @@ class EngineSocket:
                 connection.close()
                 continue
             self._open += 1
-            self._tasks.spawn(self._converse(connection), "engine-connection")
+            self._tasks.spawn(self._converse(connection), "engine-connection", essential=False)
 
     def close(self) -> None:
         """Stop listening and remove the socket file."""
@@ -176,6 +179,7 @@ class EngineSocket:
                 self._start(
                     connection,
                     message.transfer_id,
+                    message.prompt_digest,
                     "producer",
                     lambda: self._producing.produce(engine, message),
                     self._producing.produced,
@@ -184,6 +188,7 @@ class EngineSocket:
                 self._start(
                     connection,
                     message.transfer_id,
+                    message.prompt_digest,
                     "consumer",
                     lambda: self._consuming.consume(engine, message),
                     self._consuming.start,
@@ -195,11 +200,14 @@ class EngineSocket:
         self,
         connection: Connection,
         transfer_id: str,
+        digest: str,
         side: str,
         begin: Callable[[], Message],
         go: Callable[[str], None],
     ) -> None:
         try:
+            if not (_ID.fullmatch(transfer_id) and _DIGEST.fullmatch(digest)):
+                raise MessageError("a transfer id is 32, a prompt digest 64 lowercase hexadecimal digits")
             answer = begin()
         except TransferError as error:
             self._node.refused(transfer_id, side, error.code, error.message)

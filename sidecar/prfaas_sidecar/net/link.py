@@ -4,6 +4,7 @@ loss."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
@@ -87,6 +88,7 @@ class Link:
         self._numbers: dict[Pulling, int] = {}
         self._next = 0
         self._demand = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._last_used = self._down_since = clock()
         self._last_failure = Lost("PeerUnreachable", "no connection was made yet")
         self._ever_ready = False
@@ -102,6 +104,7 @@ class Link:
         self._numbers[transfer] = -1
         self._last_used = self._clock()
         self._demand.set()
+        self._hurry.set()
         self._open(transfer)
 
     def detach(self, transfer: Pulling, farewell: Callable[[int], bodies.Body] | None) -> None:
@@ -253,7 +256,10 @@ class Link:
         self._pulls[self._next] = transfer
         self._numbers[transfer] = self._next
         self._next += 1
-        stream.send(body)
+        try:
+            stream.send(body)
+        except ValueError as error:
+            transfer.fail("LinkLost", f"what is missing cannot be asked for: {error}")
 
     def _of(self, number: int) -> Pulling | None:
         if number >= self._next:
@@ -270,6 +276,7 @@ class Link:
         failures = 0
         while True:
             await self._demand.wait()
+            self._hurry.clear()
             lost = await self._one_stream()
             if lost is None:
                 failures = 0
@@ -285,7 +292,11 @@ class Link:
                     peer=f"{self.target.host}:{self.target.port}", code=lost.code, reason=lost.message
                 ),
             )
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads retries, keeps no secret
+            await asyncio.sleep(_FIRST_RETRY_SECONDS)
+            # A transfer that comes now is no reason to wait out what earlier ones have earned.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay * random.uniform(0.5, 1)):  # noqa: S311 - spreads retries
+                    await self._hurry.wait()
 
     async def _one_stream(self) -> Lost | None:
         """Dial, greet, and stay until the stream ends. None when it worked at least until both had

@@ -73,7 +73,9 @@ class Listener:
                 self._handshakes.release()
                 raise
             connection.setblocking(False)
-            self._tasks.spawn(self._admit(connection, f"{peer[0]}:{peer[1]}"), f"admit-{self.name}")
+            self._tasks.spawn(
+                self._admit(connection, f"{peer[0]}:{peer[1]}"), f"admit-{self.name}", essential=False
+            )
 
     def close(self) -> None:
         """Stop listening."""

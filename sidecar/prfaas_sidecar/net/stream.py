@@ -79,6 +79,7 @@ class PeerStream(asyncio.BufferedProtocol):
         self.session = Session(role, self._place, clock())
         self._transport: asyncio.Transport | None = None
         self._paused = False
+        self._paused_at = 0.0
         self._lost: Lost | None = None
         self._control: deque[bytes] = deque()
         self._current: OutFrame | None = None
@@ -140,6 +141,7 @@ class PeerStream(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """asyncio: the transport holds bytes that the kernel did not take."""
         self._paused = True
+        self._paused_at = self._clock()
 
     def resume_writing(self) -> None:
         """asyncio: the transport holds nothing any more."""
@@ -188,6 +190,9 @@ class PeerStream(asyncio.BufferedProtocol):
             return
         if now - self.session.last_received > silence_seconds:
             self.abort("PeerSilent", f"nothing came from {self.address} for {silence_seconds:g} s")
+        elif self._paused and now - self._paused_at > silence_seconds:
+            # It would hold on to the memory of its frame even after the transfer has ended.
+            self.abort("PeerSilent", f"{self.address} took nothing for {silence_seconds:g} s")
         elif self.ready and now - self.session.last_sent > ping_seconds and not self._control:
             self._ping_number = (self._ping_number + 1) % (1 << 32)
             self.send(bodies.Ping(number=self._ping_number))

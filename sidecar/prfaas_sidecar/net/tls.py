@@ -4,12 +4,16 @@ restart."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 from pathlib import Path
 from typing import Any
 
 from prfaas_sidecar.config import ConfigError, TlsSection
 from prfaas_sidecar.identity import Identity, IdentityError, of_certificate
+from prfaas_sidecar.logs import fields
+
+_log = logging.getLogger(__name__)
 
 _Stamp = tuple[tuple[int, int, int], ...]
 
@@ -21,31 +25,26 @@ class Credentials:
         """Raises ConfigError when the files cannot be used."""
         self._files = files
         self._stamp: _Stamp = ()
-        self._server: ssl.SSLContext | None = None
-        self._client: ssl.SSLContext | None = None
-        self.identity = self._load()
+        self.identity, self._contexts = self._load()
 
     def server(self) -> ssl.SSLContext:
         """For a connection that was accepted."""
-        self._refresh()
-        assert self._server is not None  # noqa: S101 - __init__ loads it or raises
-        return self._server
+        return self._contexts[0]
 
     def client(self) -> ssl.SSLContext:
         """For a connection that is dialled. The peer's identity is checked by its URI, not by its host
         name."""
-        self._refresh()
-        assert self._client is not None  # noqa: S101 - __init__ loads it or raises
-        return self._client
+        return self._contexts[1]
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Read the files again if they have changed; blocks. Contexts in hand stay when the new files are
+        unusable."""
         try:
             if self._stamp_now() != self._stamp:
                 self._load()
-        except (OSError, ConfigError):
-            # Files in the middle of being replaced: the contexts in hand stay good, the next connection
-            # looks again.
-            return
+                _log.info("TLS credentials were read again", extra=fields(identity=str(self.identity)))
+        except (OSError, ConfigError) as error:
+            _log.warning("changed TLS credentials cannot be used yet", extra=fields(reason=str(error)))
 
     def _stamp_now(self) -> _Stamp:
         paths = (self._files.certificate, self._files.key, self._files.ca)
@@ -53,7 +52,7 @@ class Credentials:
             (stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in (path.stat() for path in paths)
         )
 
-    def _load(self) -> Identity:
+    def _load(self) -> tuple[Identity, tuple[ssl.SSLContext, ssl.SSLContext]]:
         files = self._files
         try:
             stamp = self._stamp_now()
@@ -76,8 +75,8 @@ class Credentials:
             raise ConfigError(f"tls: the certificate, key or CA cannot be used: {error}") from error
         except IdentityError as error:
             raise ConfigError(f"tls.certificate: {error}") from error
-        self._server, self._client, self._stamp, self.identity = server, client, stamp, identity
-        return identity
+        self.identity, self._contexts, self._stamp = identity, (server, client), stamp
+        return self.identity, self._contexts
 
 
 def _own_certificate(certificate: Path, key: Path) -> dict[str, Any]:

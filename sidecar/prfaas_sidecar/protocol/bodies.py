@@ -98,8 +98,14 @@ def check_lanes(lanes: tuple[Lane, ...], want: tuple[Ranges, ...]) -> None:
         ValueError: a group without an entry in ``want``, lanes of one group with unequal units, or ranges
         beyond them.
     """
+    if len(lanes) > MAX_LANES:
+        raise ValueError(f"{len(lanes)} lanes, at most {MAX_LANES} are possible")
     units: dict[int, int] = {}
     for lane in lanes:
+        if lane.units > MAX_UNITS or lane.unit_bytes > MAX_UNIT_BYTES:
+            raise ValueError(f"{lane} is over {MAX_UNITS} units or {MAX_UNIT_BYTES} bytes each")
+        if max(lane.group, lane.layer, lane.shard) >= MAX_LANES:
+            raise ValueError(f"{lane} has a number over {MAX_LANES}")
         if lane.group >= len(want):
             raise ValueError(f"group {lane.group} has no wanted ranges")
         if units.setdefault(lane.group, lane.units) != lane.units:

@@ -14,6 +14,7 @@ from prfaas_demo.errors import DemoError
 from prfaas_demo.janitor import MARK_VARIABLE
 from prfaas_demo.regions import Region
 
+GRACE_SECONDS = 3.0
 _TAIL_BYTES = 64 << 10
 
 
@@ -42,7 +43,7 @@ class Child:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         raise DemoError(f"{self.title} {how}", self.log)
 
-    async def stop(self, grace_seconds: float = 5.0) -> None:
+    async def stop(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """SIGTERM, after the grace SIGKILL."""
         self.expected_to_end = True
         if self.process.returncode is not None:

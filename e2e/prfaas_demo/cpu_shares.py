@@ -37,11 +37,12 @@ class CpuShares:
     folders: Mapping[str, Path] = field(default_factory=dict)
 
     def apply(self, role: str, pid: int) -> None:
-        """Put a process that has just been started under its share."""
-        if self.folders:
-            (self.folders[role] / "cgroup.procs").write_text(str(pid))
-        elif role == "decode":
-            os.setpriority(os.PRIO_PROCESS, pid, DECODE_NICE)
+        """Put a process that has just been started under its share. One that has ended needs none."""
+        with suppress(ProcessLookupError):
+            if self.folders:
+                (self.folders[role] / "cgroup.procs").write_text(str(pid))
+            elif role == "decode":
+                os.setpriority(os.PRIO_PROCESS, pid, DECODE_NICE)
 
     def describe(self) -> str:
         """One sentence for the user."""

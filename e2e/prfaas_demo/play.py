@@ -54,7 +54,7 @@ class Options:
 
 
 ENGINES = EnginePair(
-    prefill=engines.EngineOptions("prefill", chunk_tokens=512, threads=PREFILL_THREADS),
+    prefill=engines.EngineOptions("prefill", chunk_tokens=256, threads=PREFILL_THREADS),
     decode=engines.EngineOptions("decode", chunk_tokens=512, threads=DECODE_THREADS),
 )
 

@@ -41,7 +41,7 @@ _LEGEND = (
 
 def requests_table(rows: Sequence[Request]) -> Table:
     """Fits 120 columns."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("request", no_wrap=True)
     for name in ("tokens", "un-\ncached", "landed"):
         table.add_column(name, justify="right")
@@ -69,7 +69,7 @@ def requests_table(rows: Sequence[Request]) -> Table:
 
 def comparison_table(rows: Sequence[Comparison], local: Sequence[Request]) -> Table:
     """Ratios above 1 speak for remote prefill."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("request", no_wrap=True)
     for name in (
         "TTFT s\nprfaas",

@@ -7,9 +7,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prfaas_demo import cpu_shares, engines, layout
 from prfaas_demo.children import Child, Children, last_lines
@@ -73,9 +74,10 @@ class Stage:
             consumer_sidecar = await self._start_sidecar(west, consumer)
             await self._until_listening(self.producer_sidecar, east)
             await self._until_listening(consumer_sidecar, west)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._start_engine(east, producer, pair.prefill, teller))
-            group.create_task(self._start_engine(west, consumer, pair.decode, teller))
+        await both(
+            self._start_engine(east, producer, pair.prefill, teller),
+            self._start_engine(west, consumer, pair.decode, teller),
+        )
         with teller.step("gateway: an OpenAI API in the west"):
             await self.start_gateway(remote=True)
             await self.east_is_healthy()
@@ -159,6 +161,16 @@ class Stage:
                 return await self.observer.answers(health) and await self.observer.answers(connected)
 
             await wait_until(up, child, ENGINE_START_SECONDS)
+
+
+async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+    """Run two at once. The first that fails cancels the other, and its own error is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one)
+            group.create_task(other)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 async def _show_log(step: Step, child: Child) -> None:

@@ -190,6 +190,10 @@ class Engine:
         """The last lines of the engine's output."""
         return self._log.read_text()[-4000:]
 
+    def greetings(self) -> int:
+        """How often the scheduler side and the worker have connected to a sidecar, in all."""
+        return self._log.read_text().count("connected to the sidecar; arena")
+
     def stop(self) -> None:
         """End the process."""
         if self.process.poll() is None:

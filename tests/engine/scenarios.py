@@ -26,18 +26,15 @@ LEASE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Expectation:
-    """How the model's engines may be compared.
+    """What the model's kind allows to expect.
 
     Attributes:
-        state: the model has recurrent state, so a transfer is worth taking only at a snapshot, and stops one
-        token short.
-        chunk_tokens: the engines' chunk size; a bfloat16 reference must have the same chunk boundaries.
-        exact: the reference has other chunk boundaries but float32 makes the tokens equal all the same.
+        state: the model has recurrent state: state is sent whole, and a complete transfer stops one token short.
+        any_block: a cut transfer can be used up to any block, not only at planned resume points.
     """
 
     state: bool = False
-    chunk_tokens: int = 256
-    block_tokens: int = 128
+    any_block: bool = True
 
     def target(self, tokens: int) -> int:
         """How many tokens a complete transfer brings."""
@@ -74,7 +71,7 @@ def prefix_at_consumer(pair: Pair, expect: Expectation) -> None:
     same(answer, reference)
     assert second["code"] == "complete"
     if not expect.state:
-        assert second["bytes_kv"] < 0.6 * first["bytes_kv"] * len(longer) / len(long)
+        assert second["bytes_kv"] < first["bytes_kv"]
         assert second["taken_tokens"] < len(longer) - 500
     pair.assert_nothing_held()
 
@@ -121,7 +118,7 @@ def cut_in_the_middle(pair: Pair, expect: Expectation) -> None:
         answer, record = pair.finish(legs)
         same(answer, reference)
         assert record["taken_tokens"] < expect.target(tokens)
-        if not expect.state and fraction >= 0.4:
+        if expect.any_block and fraction >= 0.4:
             assert record["taken_tokens"] > 0, record
         pair.link.restore()
         pair.reset()
@@ -190,15 +187,20 @@ def sidecars_die(pair: Pair, expect: Expectation) -> None:
     again."""
     tokens = prompt(900, seed=60)
     reference = pair.local(tokens, OUTPUT_TOKENS)
-    for victim in (pair.producer, pair.consumer):
-        legs = pair.start(tokens, OUTPUT_TOKENS)
+    for victim, engine in ((pair.producer, pair.prefill), (pair.consumer, pair.decode)):
+        greetings = engine.greetings()
+        legs = pair.start(tokens, OUTPUT_TOKENS, deadline_seconds=LEASE_SECONDS)
         eventually(lambda legs=legs: _landed(pair, legs) > 0, within_seconds=60, what="something has landed")
         victim.kill()
         answer = pair.decode.finish(legs.decode)
         pair.prefill.finish(legs.prefill)
         same(answer, reference)
         victim.restart()
-        eventually(victim.ready, within_seconds=20, what="the engine greets the new sidecar")
+        eventually(
+            lambda engine=engine, greetings=greetings: engine.greetings() >= greetings + 2,
+            within_seconds=20,
+            what="both sides of the engine know the new sidecar",
+        )
         pair.assert_nothing_held()
     answer, record = pair.run(tokens, OUTPUT_TOKENS)
     assert record["taken_tokens"] == expect.target(len(tokens)), record

@@ -53,7 +53,7 @@ class Worker:
         self._caches: list[list[Any]] = []
         self._layer_places: dict[str, tuple[int, int]] = {}
         self._plan = StepPlan()
-        self._attached: set[str] = set()
+        self._attached: dict[str, bool] = {}
         self._attach_lock = threading.Lock()
 
     def register(self, caches: Mapping[str, Any]) -> None:
@@ -73,7 +73,6 @@ class Worker:
 
     def begin_step(self, plan: StepPlan) -> None:
         """Before the forward pass."""
-        self._copier.order_before_next_forward()
         self._plan = plan
         for save in plan.saves:
             for group, block_id in save.clears:
@@ -108,6 +107,8 @@ class Worker:
                         self._save(save, copy, layer)
             if save.last:
                 self._publisher.submit(None, ProducerDone(save.transfer_id, self._rank, complete=True))
+        # Here and not when the next step begins: by then the engine may have zeroed or copied over blocks.
+        self._copier.order_before_next_work()
         self._plan = StepPlan()
 
     def finished_loads(self) -> tuple[set[str], set[str]]:
@@ -123,7 +124,8 @@ class Worker:
         arena = self._sidecar.arena
         if not self._publishes or arena is None or arena.key != save.memory.arena_key:
             return
-        self._attach(arena)
+        if not self._attach(arena):
+            return
         cache = self._caches[copy.group][layer]
         lane = self._lane(copy.group, layer)
         unit_bytes = self._layout.groups[copy.group].layers[layer][1]
@@ -142,12 +144,13 @@ class Worker:
         """All copies of a load, in the loader's thread.
 
         Raises:
-            LookupError: the arena is not the one that the load was planned for.
+            LookupError: the arena is not the one that the load was planned for, or cannot be used.
         """
         arena = self._sidecar.arena
         if arena is None or arena.key != load.memory.arena_key:
             raise LookupError("the sidecar was replaced between plan and load")
-        self._attach(arena)
+        if not self._attach(arena):
+            raise LookupError("the arena cannot be used")
         tickets: list[Ticket] = []
         for copy in load.copies:
             for layer, (_, unit_bytes) in enumerate(self._layout.groups[copy.group].layers):
@@ -164,11 +167,18 @@ class Worker:
         for ticket in tickets:
             ticket.wait()
 
-    def _attach(self, arena: Arena) -> None:
+    def _attach(self, arena: Arena) -> bool:
+        """Whether the arena can be used. One that cannot be attached costs the transfers, not the engine."""
         with self._attach_lock:
             if arena.key not in self._attached:
-                self._copier.attach(arena.memory)
-                self._attached.add(arena.key)
+                try:
+                    self._copier.attach(arena.memory)
+                except RuntimeError:
+                    logger.exception("the sidecar's arena cannot be used: KV transfer is off")
+                    self._attached[arena.key] = False
+                else:
+                    self._attached[arena.key] = True
+            return self._attached[arena.key]
 
     def _lane(self, group: int, layer: int) -> int:
         before = sum(len(earlier.layers) for earlier in self._layout.groups[:group])

@@ -1,14 +1,13 @@
-"""What every device copier does. The ordering rules are the contract; tests/connector/test_copiers.py runs
-them for all copiers.
+"""What every device copier does. The ordering rules are the contract; tests/connector/test_torch_copiers.py
+runs them for all copiers.
 
 1. `gather` reads cache blocks as they are after all work submitted to the device before the call.
 2. Bytes in the arena are complete once the ticket is done, not before.
-3. After `order_before_next_forward` returns, work submitted to the device later cannot overwrite a block that
-a gather still has to
-   read. (The engine frees and reuses blocks at once; a checksum taken after an overwrite would pass, so order
-   is the only guard.)
+3. After `order_before_next_work` returns, work submitted to the device later cannot overwrite a block that a
+   gather still has to read. (The engine frees and reuses blocks at once, and zeroes some before the next
+   forward pass begins; a checksum taken after an overwrite would pass, so order is the only guard.)
 4. `scatter` has written the cache once its ticket is done; the caller gives the blocks to the engine only
-then.
+   then.
 """
 
 from __future__ import annotations
@@ -43,7 +42,11 @@ class DeviceCopier(Protocol):
 
     def attach(self, arena: memoryview) -> None:
         """Prepares an arena for copies, such as pinning its pages. Called once per arena, before its first
-        copy."""
+        copy; the arena before it gets no more copies.
+
+        Raises:
+            RuntimeError: the arena cannot be used.
+        """
 
     def gather(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """Cache blocks to ``arena[offset:]``, packed in the order of ``block_ids``."""
@@ -55,5 +58,5 @@ class DeviceCopier(Protocol):
         """Zeroes cache blocks, ordered like work of the engine itself: after what was submitted before it,
         before what comes after."""
 
-    def order_before_next_forward(self) -> None:
-        """Called before the engine's next forward pass. See rule 3."""
+    def order_before_next_work(self) -> None:
+        """Called when a step's last gather has been submitted. See rule 3."""

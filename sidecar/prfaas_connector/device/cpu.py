@@ -28,12 +28,16 @@ class CpuCopier:
 
     def gather(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """See `DeviceCopier.gather`."""
+        if not block_ids:
+            return _DONE
         packed = arena_view(arena, offset, cache, len(block_ids))
         torch.index_select(cache, 0, torch.tensor(block_ids, dtype=torch.int64), out=packed)
         return _DONE
 
     def scatter(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """See `DeviceCopier.scatter`."""
+        if not block_ids:
+            return _DONE
         packed = arena_view(arena, offset, cache, len(block_ids))
         cache.index_copy_(0, torch.tensor(block_ids, dtype=torch.int64), packed)
         return _DONE
@@ -42,5 +46,5 @@ class CpuCopier:
         """See `DeviceCopier.clear`."""
         cache.index_fill_(0, torch.tensor(block_ids, dtype=torch.int64), 0)
 
-    def order_before_next_forward(self) -> None:
+    def order_before_next_work(self) -> None:
         """Every copy is over when its call returns."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from prfaas_connector.device.base import Ticket
+from prfaas_connector.device.base import DoneTicket, Ticket
 from prfaas_connector.device.cpu import arena_view
 
 logger = logging.getLogger("prfaas.connector")
@@ -44,21 +44,33 @@ class CudaCopier:
         self._out = torch.cuda.Stream(device=self._device)
         self._in = torch.cuda.Stream(device=self._device)
         self._unordered: Any = None
+        self._pinned: memoryview | None = None
 
     def attach(self, arena: memoryview) -> None:
-        """Pins the arena, so that copies run beside compute. Failing is
-        reported: unpinned copies would be slow and block."""
-        address = ctypes.addressof(ctypes.c_char.from_buffer(arena))
+        """Pins the arena, so that copies run beside compute. Failing is reported: unpinned copies would be
+        slow and block.
+
+        The arena before it is kept mapped until here, since CUDA refuses to pin pages whose addresses it
+        still holds pinned, and the next mapping may get the same addresses.
+        """
         with torch.cuda.device(self._device):
-            status = int(torch.cuda.cudart().cudaHostRegister(address, len(arena), 0))
+            if self._pinned is not None:
+                self._out.synchronize()
+                self._in.synchronize()
+                torch.cuda.cudart().cudaHostUnregister(_address(self._pinned))
+                self._pinned = None
+            status = int(torch.cuda.cudart().cudaHostRegister(_address(arena), len(arena), 0))
         if status != 0:
             raise RuntimeError(
                 f"cudaHostRegister failed with status {status}: raise the lockable memory (ulimit -l)"
                 f" to at least {len(arena)} bytes"
             )
+        self._pinned = arena
 
     def gather(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """See `DeviceCopier.gather`."""
+        if not block_ids:
+            return DoneTicket()
         written = torch.cuda.current_stream(self._device).record_event()
         packed_host = arena_view(arena, offset, cache, len(block_ids))
         with torch.cuda.stream(self._out):
@@ -72,6 +84,8 @@ class CudaCopier:
 
     def scatter(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """See `DeviceCopier.scatter`."""
+        if not block_ids:
+            return DoneTicket()
         packed_host = arena_view(arena, offset, cache, len(block_ids))
         with torch.cuda.device(self._device), torch.cuda.stream(self._in):
             index = torch.tensor(block_ids, dtype=torch.int64).to(self._device, non_blocking=True)
@@ -85,8 +99,12 @@ class CudaCopier:
         index = torch.tensor(block_ids, dtype=torch.int64).to(self._device, non_blocking=True)
         cache.index_fill_(0, index, 0)
 
-    def order_before_next_forward(self) -> None:
+    def order_before_next_work(self) -> None:
         """The compute stream waits, on the device, for the last packing kernel."""
         if self._unordered is not None:
             torch.cuda.current_stream(self._device).wait_event(self._unordered)
             self._unordered = None
+
+
+def _address(memory: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -1,7 +1,7 @@
 """A copier that puts every copy off as long as its contract allows, to show ordering bugs without a GPU.
 
 A caller that publishes before the ticket is done ships bytes that are not there yet; one that forgets
-`order_before_next_forward` copies blocks that the next forward pass has overwritten. Used by tests and, with
+`order_before_next_work` copies blocks that have been overwritten since. Used by tests and, with
 ``device: lazy`` in the connector's extra config, under a real engine.
 """
 
@@ -65,7 +65,7 @@ class LazyCopier:
         """Not put off: it belongs to the device's own order of work."""
         self._inner.clear(cache, block_ids)
 
-    def order_before_next_forward(self) -> None:
+    def order_before_next_work(self) -> None:
         """Carries out everything: the last moment that the contract leaves."""
         with self._lock:
             while self._queue:

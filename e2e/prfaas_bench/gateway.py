@@ -88,7 +88,7 @@ async def measure(
         for case, length in _CASES.items():
             body = {"model": model, "prompt": _text(length), "max_tokens": 4, "stream": True}
             ways = [f"{engine_url}/v1/completions", f"{gateway_url}/v1/completions"]
-            await _round(client, ways, body, 20)
+            await _round(client, ways, body, min(20, requests))
             timings = [await _round(client, ways, body, requests) for _ in range(rounds)]
             results.append(_overhead(case, requests, timings, _rss_mib(pid)))
         return results

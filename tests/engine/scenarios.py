@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.engine.pair import Answer, Legs, Pair
-from tests.engine.prompts import prompt
+from prfaas_lab.pair import Answer, Legs, Pair
+from prfaas_lab.prompts import prompt
 from tests.helpers import eventually
 
 OUTPUT_TOKENS = 24
@@ -29,7 +29,7 @@ class Expectation:
     """What the model's kind allows to expect.
 
     Attributes:
-        state: the model has recurrent state: state is sent whole, and a complete transfer stops one token short.
+        state: the model has recurrent state, sent whole; a complete transfer stops one token short.
         any_block: a cut transfer can be used up to any block, not only at planned resume points.
     """
 
@@ -226,7 +226,7 @@ def mismatched_prompts(pair: Pair, expect: Expectation) -> None:
 
 def _foreign_transfer(pair: Pair, other: list[int]) -> dict[str, object]:
     from prfaas_connector.request import prompt_digest
-    from tests.engine.pair import PRODUCER
+    from prfaas_lab.pair import PRODUCER
 
     return {
         "prfaas": {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from prfaas_lab.pair import Pair, pair
 from tests.engine import scenarios
-from tests.engine.pair import Pair, pair
 from tests.engine.scenarios import Expectation, Scenario
 
 pytestmark = [pytest.mark.engine, pytest.mark.restarts_processes, pytest.mark.timeout(600)]

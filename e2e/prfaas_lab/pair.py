@@ -26,7 +26,7 @@ import yaml
 import prfaas_setup
 from prfaas_connector.request import prompt_digest
 from prfaas_demo.certificates import Authority, ca
-from tests.helpers import eventually
+from prfaas_lab.polling import eventually
 
 DRIVER = Path(__file__).parent / "driver.py"
 PRODUCER = "spiffe://test/region/east/ns/default/pool/PrefillPool/long"
@@ -149,6 +149,9 @@ class Engine:
                 env={**os.environ, **prfaas_setup.engine_env(), "OMP_NUM_THREADS": "1"},
             )
         os.close(write_end)
+        if self.process.stdin is None:
+            raise RuntimeError("the engine was started without a pipe to its standard input")
+        self._commands = self.process.stdin
         self._answers: dict[str, queue.SimpleQueue[dict[str, Any] | None]] = {}
         self._lock = threading.Lock()
         self._gone = threading.Event()
@@ -180,7 +183,7 @@ class Engine:
 
     def reset(self) -> None:
         """Empty the prefix cache. Fails when a request still holds blocks: a leak."""
-        assert eventually(self._reset_once, within_seconds=20, what=f"{self.name}: blocks are still held")
+        eventually(self._reset_once, within_seconds=20, what=f"{self.name} holds no blocks any more")
 
     def _reset_once(self) -> bool:
         self._command(do="reset")
@@ -204,15 +207,13 @@ class Engine:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(10)
-        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
+            self._commands.close()
         self._reader.join(5)
 
     def _command(self, **fields: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(fields) + "\n")
-        self.process.stdin.flush()
+        self._commands.write(json.dumps(fields) + "\n")
+        self._commands.flush()
 
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor) as answers:
@@ -330,6 +331,18 @@ class Sidecar:
             if line.partition("{")[0].partition(" ")[0] == name
         )
 
+    def wait_until_empty(self) -> None:
+        """Returns when no byte of the arena is held.
+
+        Raises:
+            TimeoutError: memory is still held after 20 seconds.
+        """
+        eventually(
+            lambda: self.metric("prfaas_sidecar_arena_used_bytes") == 0,
+            within_seconds=20,
+            what=f"the arena of the {self.name} is empty again",
+        )
+
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
@@ -423,11 +436,7 @@ class Pair:
     def assert_nothing_held(self) -> None:
         """Both arenas are empty and both engines hold no blocks."""
         for sidecar in (self.producer, self.consumer):
-            eventually(
-                lambda sidecar=sidecar: sidecar.metric("prfaas_sidecar_arena_used_bytes") == 0,
-                within_seconds=20,
-                what=f"the arena of the {sidecar.name} is empty again",
-            )
+            sidecar.wait_until_empty()
         self.reset()
 
 

@@ -11,12 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prfaas_wan.processes import process_ids
+
 CGROUPS = Path("/sys/fs/cgroup")
 ROLES = ("prefill", "decode")
-PREFILL_SHARES = 4096
-DECODE_SHARES = 1024
-PREFILL_WEIGHT = 400
-DECODE_WEIGHT = 100
+_SETTINGS = {
+    "cgroup v1": ("cpu.shares", {"prefill": 4096, "decode": 1024}),
+    "cgroup v2": ("cpu.weight", {"prefill": 400, "decode": 100}),
+}
 DECODE_NICE = 5
 # The kernel's table of weights: each step of niceness is a factor of about 1.25.
 _NICE_FACTOR = 1.25
@@ -29,49 +31,82 @@ class CpuShares:
     Attributes:
         means: "cgroup v1", "cgroup v2" or "nice".
         ratio: the prefill engine's part over the decode engine's while both compute.
-        folders: control groups to move processes into, by "prefill" and "decode"; empty with "nice".
+        folders: control groups by "prefill" and "decode"; empty with "nice".
     """
 
     means: str
     ratio: float
     folders: Mapping[str, Path] = field(default_factory=dict)
 
-    def apply(self, role: str, pid: int) -> None:
-        """Put a process that has just been started under its share. One that has ended needs none."""
-        with suppress(ProcessLookupError):
-            if self.folders:
+    def enter(self, role: str, pid: int) -> None:
+        """Put a process that has just been started where its share will be. One that has ended needs none."""
+        if self.folders:
+            with suppress(ProcessLookupError):
                 (self.folders[role] / "cgroup.procs").write_text(str(pid))
-            elif role == "decode":
-                os.setpriority(os.PRIO_PROCESS, pid, DECODE_NICE)
+
+    def divide(self, decode_pid: int) -> None:
+        """From now on the shares are unequal; before, both engines started at the same pace.
+
+        Args:
+            decode_pid: the decode engine's first process, for where there are no control groups.
+        """
+        for role, folder in self.folders.items():
+            setting, values = _SETTINGS[self.means]
+            (folder / setting).write_text(str(values[role]))
+        if not self.folders:
+            for pid in [decode_pid, *descendants(decode_pid)]:
+                for thread in _threads(pid):
+                    with suppress(ProcessLookupError):
+                        os.setpriority(os.PRIO_PROCESS, thread, DECODE_NICE)
 
     def describe(self) -> str:
         """One sentence for the user."""
-        how = {
-            "cgroup v1": f"cpu.shares {PREFILL_SHARES} : {DECODE_SHARES}",
-            "cgroup v2": f"cpu.weight {PREFILL_WEIGHT} : {DECODE_WEIGHT}",
-            "nice": f"the decode engine at niceness {DECODE_NICE}, since control groups cannot be made here",
-        }[self.means]
+        if not self.folders:
+            how = f"the decode engine at niceness {DECODE_NICE}, since control groups cannot be made here"
+        else:
+            setting, values = _SETTINGS[self.means]
+            how = f"{setting} {values['prefill']} : {values['decode']}"
         return f"while both compute, prefill gets about {self.ratio:.0f} times the CPU of decode ({how})"
 
 
 def claim(name: str, root: Path = CGROUPS) -> CpuShares:
     """Make control groups called after `name` where that is allowed. `remove` takes them away again."""
-    for means, parent, setting, values in (
-        ("cgroup v1", _own_group_v1(root), "cpu.shares", (PREFILL_SHARES, DECODE_SHARES)),
-        ("cgroup v2", _own_group_v2(root), "cpu.weight", (PREFILL_WEIGHT, DECODE_WEIGHT)),
-    ):
+    for means, parent in (("cgroup v1", _own_group_v1(root)), ("cgroup v2", _own_group_v2(root))):
         if parent is None:
             continue
+        setting, values = _SETTINGS[means]
         folders = {role: parent / f"{name}-{role}" for role in ROLES}
         try:
-            for folder, value in zip(folders.values(), values, strict=True):
+            for folder in folders.values():
                 folder.mkdir()
-                (folder / setting).write_text(str(value))
+                # Rather now than when the engines run.
+                (folder / setting).write_text(str(values["decode"]))
         except OSError:
             remove(folders.values())
             continue
-        return CpuShares(means, values[0] / values[1], folders)
+        return CpuShares(means, values["prefill"] / values["decode"], folders)
     return CpuShares("nice", _NICE_FACTOR**DECODE_NICE)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one."""
+    children: dict[int, list[int]] = {}
+    for each in process_ids():
+        with suppress(OSError):
+            parent = int(Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(each)
+    found, new = [], [pid]
+    while new:
+        new = [child for parent in new for child in children.get(parent, ())]
+        found += new
+    return found
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return []
 
 
 def possible_folders(name: str, root: Path = CGROUPS) -> list[Path]:

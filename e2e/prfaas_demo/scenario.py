@@ -58,9 +58,13 @@ class Scenario:
                 got = await self._one(prompt, step)
                 step.outcome = _outcome(got)
                 done.append(got)
-            if self.cut_text and prompt.cut:
-                self.teller.line(f"    {self.cut_text}", "dim")
+            if prompt.cut:
+                self.teller.line(
+                    f"    {self.cut_text or 'the link was not cut: the engine took what it had before'}"
+                )
             self.teller.line(f"    answer: {_shortened(got.text)}", "dim")
+            for problem in results.problems(prompt, got):
+                self.teller.line(f"    {problem}", "bold red")
             if prompt.cut:
                 with self.teller.step("link restored; waiting until the gateway sees the east again"):
                     await asyncio.to_thread(self.stage.regions.link.restore)

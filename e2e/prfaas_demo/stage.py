@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prfaas_demo import cpu_shares, engines, layout
 from prfaas_demo.children import Child, Children, last_lines
@@ -18,6 +18,8 @@ from prfaas_demo.errors import DemoError
 from prfaas_demo.observer import Observer
 from prfaas_demo.progress import Step, Teller
 from prfaas_demo.regions import Region, Regions
+
+T = TypeVar("T")
 
 ENGINE_START_SECONDS = 300.0
 PART_START_SECONDS = 30.0
@@ -74,10 +76,11 @@ class Stage:
             consumer_sidecar = await self._start_sidecar(west, consumer)
             await self._until_listening(self.producer_sidecar, east)
             await self._until_listening(consumer_sidecar, west)
-        await both(
+        _, decoder = await both(
             self._start_engine(east, producer, pair.prefill, teller),
             self._start_engine(west, consumer, pair.decode, teller),
         )
+        self.shares.divide(decoder.pid)
         with teller.step("gateway: an OpenAI API in the west"):
             await self.start_gateway(remote=True)
             await self.east_is_healthy()
@@ -138,7 +141,7 @@ class Stage:
 
     async def _start_engine(
         self, region: Region, sidecar: layout.Sidecar, options: engines.EngineOptions, teller: Teller
-    ) -> None:
+    ) -> Child:
         title = f"vLLM in the {region.name} ({options.role})"
         with teller.step(title) as step:
             child = await self.children.start(
@@ -152,7 +155,7 @@ class Stage:
                     self.software.engine_variables[options.role], self.folder / f"scratch-{region.name}"
                 ),
             )
-            self.shares.apply(options.role, child.pid)
+            self.shares.enter(options.role, child.pid)
             health = region.shell_url(region.ports.engine) + "/health"
             connected = region.shell_url(region.ports.health) + "/readyz"
 
@@ -161,16 +164,17 @@ class Stage:
                 return await self.observer.answers(health) and await self.observer.answers(connected)
 
             await wait_until(up, child, ENGINE_START_SECONDS)
+            return child
 
 
-async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+async def both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, T]) -> tuple[T, T]:
     """Run two at once. The first that fails cancels the other, and its own error is raised."""
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(one)
-            group.create_task(other)
+            tasks = group.create_task(one), group.create_task(other)
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
+    return tasks[0].result(), tasks[1].result()
 
 
 async def _show_log(step: Step, child: Child) -> None:

@@ -52,11 +52,10 @@ def test_different_tokens_are_a_problem_even_if_the_text_is_the_same() -> None:
     ("cut", "consumer", "word"),
     [
         (False, transfer("LinkLost", 600), "LinkLost"),
-        (False, transfer("complete", 600), "only 600 of 1000"),
-        (False, None, "None"),
-        (True, transfer("complete", 1000), "1000 of 1000"),
-        (True, transfer("LinkLost", 0), "0 of 1000"),
-        (True, transfer("LinkLost", None), "0 of 1000"),
+        (False, transfer("complete", 0), "nothing"),
+        (True, transfer("complete", 1000), "everything"),
+        (True, transfer("LinkLost", 0), "nothing"),
+        (True, transfer("LinkLost", None), "nothing"),
     ],
 )
 def test_remote_requests_that_did_not_go_as_they_should(cut: bool, consumer: object, word: str) -> None:
@@ -64,13 +63,20 @@ def test_remote_requests_that_did_not_go_as_they_should(cut: bool, consumer: obj
     assert word in problem
 
 
+def test_a_transfer_that_no_sidecar_knows() -> None:
+    assert problems(prompt(), got(consumer=None)) == [
+        "nothing was taken from the transfer",
+        "the transfer ended with None",
+    ]
+
+
 def test_a_request_that_should_have_been_remote() -> None:
     (problem,) = problems(prompt(), got(answer=answer(headers=LOCAL), consumer=None, producer=None))
     assert problem == "should have been remote, and was local (UnderThreshold)"
 
 
-def test_the_last_token_is_always_computed_here() -> None:
-    assert problems(prompt(), got(consumer=transfer(taken_tokens=999))) == []
+def test_the_engine_may_compute_the_last_tokens_itself() -> None:
+    assert problems(prompt(), got(consumer=transfer("Cancelled", 990))) == []
 
 
 def test_problems_of_the_all_local_course() -> None:

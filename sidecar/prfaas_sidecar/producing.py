@@ -129,11 +129,17 @@ class Producing:
         self._sweep()
 
     def abort(self, message: Abort) -> None:
-        """The engine's request ended early."""
+        """The engine's request ended early, or will never produce."""
+        code = message.code if message.code.isalpha() and len(message.code) <= 64 else "PrefillFailed"
         outgoing = self._transfers.get(message.transfer_id)
         if outgoing is not None:
-            code = message.code if message.code.isalpha() and len(message.code) <= 64 else "PrefillFailed"
             self._end(outgoing, code, "the producing request was aborted")
+            return
+        # The engine will not produce this one at all: who waits for it, or comes to, is told so.
+        self._node.records.remember_call(message.transfer_id, code, self._node.clock())
+        pending = self._pending.pop(message.transfer_id, None)
+        if pending is not None:
+            _refuse(pending.channel, None, pending.request.pull, code, "the producing engine refused it")
 
     def connection_gone(self, engine: Engine, name: str) -> None:
         """A process of the engine is gone and writes no more."""

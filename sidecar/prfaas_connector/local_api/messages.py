@@ -140,7 +140,8 @@ class ProducerDone:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Scheduler side of a producer: the request ended before its KV was complete."""
+    """Scheduler side of a producer: the request ended before its KV was complete, or will produce none (no
+    `Produce` came before it)."""
 
     TYPE: ClassVar[str] = "abort"
     transfer_id: str

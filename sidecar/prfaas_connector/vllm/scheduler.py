@@ -11,6 +11,7 @@ from prfaas_connector.arena import Arena
 from prfaas_connector.client import SidecarClient
 from prfaas_connector.consumer import ConsumerTransfer, MissingUnitsError, Phase
 from prfaas_connector.local_api.messages import (
+    Abort,
     Accepted,
     Ended,
     Hello,
@@ -44,6 +45,7 @@ class Scheduler:
         self._consuming: dict[str, ConsumerTransfer] = {}  # by request id
         self._requests_by_transfer: dict[str, str] = {}
         self._requests: dict[str, Any] = {}
+        self._refused: dict[str, Refused] = {}  # prefill legs without a transfer, by request id
         self._plan = StepPlan()
         self._max_patience_seconds = settings.max_patience_seconds
         self._rate = PrefillRate(settings.local_prefill_tokens_per_second)
@@ -63,9 +65,13 @@ class Scheduler:
             return
         if leg is None:
             return
-        reason = self._why_not(request, leg)
-        if reason is not None:
-            logger.warning("transfer %s is not used: %s", leg.transfer_id, reason)
+        refusal = self._refusal(request, leg)
+        if refusal is not None:
+            logger.warning("transfer %s is not used: %s: %s", leg.transfer_id, refusal.code, refusal.message)
+            if isinstance(leg, PrefillLeg):
+                self._client.send(Abort(leg.transfer_id, refusal.code))
+                with self._lock:
+                    self._refused[request.request_id] = refusal
             return
         manifest = Manifest(self._layout, len(request.prompt_token_ids))
         now = time.monotonic()
@@ -90,25 +96,31 @@ class Scheduler:
                 sent = self._client.send(incoming.announcement())
             if not sent:
                 self._forget(request.request_id)
+                if isinstance(leg, PrefillLeg):
+                    gone = Refused(leg.transfer_id, "SidecarGone", "the connection to the sidecar broke")
+                    self._refused[request.request_id] = gone
         if isinstance(leg, PrefillLeg) and self._layout.has_state:
             _drop_last_token(request)
 
-    def _why_not(self, request: Any, leg: PrefillLeg | DecodeLeg) -> str | None:
-        if isinstance(leg, PrefillLeg) and not self._produces:
-            return "this engine's kv_role does not produce"
-        if isinstance(leg, DecodeLeg) and not self._consumes:
-            return "this engine's kv_role does not consume"
+    def _refusal(self, request: Any, leg: PrefillLeg | DecodeLeg) -> Refused | None:
+        def refused(code: str, message: str) -> Refused:
+            return Refused(leg.transfer_id, code, message)
+
+        if not (self._produces if isinstance(leg, PrefillLeg) else self._consumes):
+            return refused("NotSupported", "this engine's kv_role does not allow it")
         if request.prompt_token_ids is None:
-            return "the prompt has no token ids"
+            return refused("NotSupported", "the prompt has no token ids")
         if len(request.prompt_token_ids) < (2 if self._layout.has_state else 1):
-            return "the prompt is too short to have KV"
+            return refused("NotSupported", "the prompt is too short to have KV")
         if request.lora_request is not None:
-            return "LoRA is not part of the prompt digest"
+            return refused("NotSupported", "LoRA is not part of the prompt digest")
         if request.get_skip_reading_prefix_cache():
-            return "the request asks for prompt log-probabilities, for which the engine ignores external KV"
+            return refused("NotSupported", "the engine ignores external KV for prompt log-probabilities")
         if prompt_digest(request.prompt_token_ids, request.cache_salt) != leg.prompt_digest:
-            return "PromptMismatch: the engine's prompt is not the one that the gateway announced"
-        return None if self._client.connected else "SidecarGone: no connection to the sidecar"
+            return refused("PromptMismatch", "the engine's prompt is not the one that the gateway announced")
+        if not self._client.connected:
+            return refused("SidecarGone", "there is no connection to the sidecar")
+        return None
 
     def matched(self, request: Any, local_tokens: int) -> int | None:
         """Answers `get_num_new_matched_tokens`: 0 for requests without an open transfer."""
@@ -166,6 +178,9 @@ class Scheduler:
     def request_finished(self, request: Any) -> dict[str, Any] | None:
         """The request ended or was aborted. Returns what the engine adds to its answer for the gateway."""
         with self._lock:
+            refused = self._refused.pop(request.request_id, None)
+            if refused is not None:
+                return _answer(refused.transfer_id, refused.code)
             outgoing = self._producing.pop(request.request_id, None)
             if outgoing is not None:
                 self._requests.pop(request.request_id, None)
@@ -173,8 +188,9 @@ class Scheduler:
                 if (abort := outgoing.abandon("PrefillFailed")) is not None:
                     self._client.send(abort)
                     self._plan.dropped.append(outgoing.leg.transfer_id)
-                refused = outgoing.refused.code if outgoing.refused is not None else None
-                return {"prfaas": {"transfer_id": outgoing.leg.transfer_id, "refused": refused}}
+                return _answer(
+                    outgoing.leg.transfer_id, outgoing.refused.code if outgoing.refused is not None else None
+                )
             incoming = self._consuming.get(request.request_id)
             if incoming is not None and incoming.phase is Phase.WAITING:
                 self._release(request.request_id, incoming)
@@ -232,6 +248,10 @@ class Scheduler:
     def close(self) -> None:
         """Ends the connection."""
         self._client.close()
+
+
+def _answer(transfer_id: str, refused: str | None) -> dict[str, Any]:
+    return {"prfaas": {"transfer_id": transfer_id, "refused": refused}}
 
 
 def _drop_last_token(request: Any) -> None:

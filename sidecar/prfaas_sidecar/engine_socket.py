@@ -171,7 +171,7 @@ class EngineSocket:
 
     def _from_scheduler(self, engine: Engine, connection: Connection, message: Message) -> None:
         match message:
-            case Abort():
+            case Abort() if _ID.fullmatch(message.transfer_id):
                 self._producing.abort(message)
             case Release():
                 self._consuming.release(message)

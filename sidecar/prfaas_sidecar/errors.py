@@ -20,6 +20,7 @@ CODES: dict[str, Code] = {
     "TransferExists": Code("caller", False),
     "UnknownTransfer": Code("caller", False),
     "PromptMismatch": Code("caller", False),
+    "NotSupported": Code("caller", False),
     "FingerprintMismatch": Code("config", False),
     "LayoutMismatch": Code("config", False),
     "NotAuthorised": Code("config", False),

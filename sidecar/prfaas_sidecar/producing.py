@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,8 +19,7 @@ from prfaas_sidecar.protocol.frames import DATA_HEADER, HEADER, WireError
 from prfaas_sidecar.records import Record
 from prfaas_sidecar.transfers.producer import LayoutError, ProducerTransfer, Pull
 
-_log = logging.getLogger(__name__)
-
+_CODE = re.compile(r"[A-Za-z]{1,64}")
 _TRANSFER, _FRAME = "transfer", "frame"
 
 
@@ -129,17 +128,15 @@ class Producing:
         self._sweep()
 
     def abort(self, message: Abort) -> None:
-        """The engine's request ended early, or will never produce."""
-        code = message.code if message.code.isalpha() and len(message.code) <= 64 else "PrefillFailed"
+        """The engine's request ended early, perhaps before it was announced: then whoever asks is told the
+        code."""
+        code = message.code if _CODE.fullmatch(message.code) else "PrefillFailed"
         outgoing = self._transfers.get(message.transfer_id)
         if outgoing is not None:
             self._end(outgoing, code, "the producing request was aborted")
-            return
-        # The engine will not produce this one at all: who waits for it, or comes to, is told so.
-        self._node.records.remember_call(message.transfer_id, code, self._node.clock())
-        pending = self._pending.pop(message.transfer_id, None)
-        if pending is not None:
-            _refuse(pending.channel, None, pending.request.pull, code, "the producing engine refused it")
+        elif message.transfer_id not in self._node.records:
+            self._node.records.remember_call(message.transfer_id, code, self._node.clock())
+            self._refuse_pending(message.transfer_id, code, "the producing engine will not produce it")
 
     def connection_gone(self, engine: Engine, name: str) -> None:
         """A process of the engine is gone and writes no more."""
@@ -164,9 +161,7 @@ class Producing:
         outgoing = self._transfers.get(transfer_id)
         if outgoing is not None:
             self._end(outgoing, code, "the gateway said so")
-        pending = self._pending.pop(transfer_id, None)
-        if pending is not None:
-            _refuse(pending.channel, None, pending.request.pull, code, "the gateway ended this transfer")
+        self._refuse_pending(transfer_id, code, "the gateway ended this transfer")
         return outgoing is not None
 
     # Peers.
@@ -269,12 +264,10 @@ class Producing:
         """End what has run out of time."""
         for outgoing in [each for each in self._transfers.values() if now >= each.deadline]:
             self._end(outgoing, "DeadlineExceeded", "the transfer's deadline passed")
-        for transfer_id, pending in list(self._pending.items()):
-            if now >= pending.expires_at:
-                del self._pending[transfer_id]
-                message = "the producer's engine did not announce this transfer in time"
-                _refuse(pending.channel, None, pending.request.pull, "UnknownTransfer", message)
-                self._node.refused(transfer_id, "producer", "UnknownTransfer", message)
+        for transfer_id in [key for key, pending in self._pending.items() if now >= pending.expires_at]:
+            self._refuse_pending(
+                transfer_id, "UnknownTransfer", "the producer's engine did not announce this transfer in time"
+            )
 
     def _try_open(self, channel: Channel, request: bodies.Open, stream: PeerStream | None) -> None:
         outgoing = self._transfers[request.transfer_id]
@@ -323,6 +316,12 @@ class Producing:
         missing = outgoing.transfer.never_published(out.pull.want)
         shown = missing if any(missing) else ()
         out.channel.send(bodies.End(pull=out.pull.number, code=COMPLETE, message="", missing=shown))
+
+    def _refuse_pending(self, transfer_id: str, code: str, message: str) -> None:
+        pending = self._pending.pop(transfer_id, None)
+        if pending is not None:
+            _refuse(pending.channel, None, pending.request.pull, code, message)
+            self._node.refused(transfer_id, "producer", code, message)
 
     def _end(self, outgoing: Outgoing, code: str, message: str, *, tell_consumer: bool = True) -> None:
         out, outgoing.out = outgoing.out, None

@@ -84,6 +84,20 @@ async def test_an_abort_reaches_the_consumer_at_once_but_memory_waits_for_the_ra
     await two.producer.until("prfaas_sidecar_arena_used_bytes", lambda size: size == 0)
 
 
+@pytest.mark.parametrize("ask_first", [True, False])
+async def test_a_leg_that_will_produce_nothing_answers_whoever_asks(two: Pair, ask_first: bool) -> None:
+    name = transfer_id()
+    if ask_first:
+        await two.decode.consume(name, LANES, two.producer.peer_address, PRODUCER)
+        await two.producer.until("prfaas_sidecar_streams", lambda n: n == 4, side="producer")
+    two.prefill.abort(name, "PromptMismatch")
+    if not ask_first:
+        await two.decode.consume(name, LANES, two.producer.peer_address, PRODUCER)
+    assert (await two.decode.ended(name)).code == "PromptMismatch"
+    with pytest.raises(Refusal):
+        await two.prefill.produce(name, LANES, CONSUMER)
+
+
 async def test_ranks_that_stop_half_way_fail_the_transfer(two: Pair) -> None:
     name = await half_way(two)
     two.prefill.done(name, complete=False)

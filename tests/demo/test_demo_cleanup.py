@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from prfaas_demo.janitor import MARK_VARIABLE
-from prfaas_wan import control, is_supported
+from prfaas_wan import WanError, connect, control, is_supported
 from prfaas_wan.processes import process_ids
 from tests.helpers import eventually
 
@@ -28,25 +28,25 @@ LINKS = ["--loopback", pytest.param("--rate=1Gbit", marks=pytest.mark.root)]
 pytestmark = pytest.mark.timeout(120)
 
 
-def wan_names() -> set[str]:
-    return set(control.running_names())
-
-
-def control_groups() -> set[str]:
-    return {str(path) for path in Path("/sys/fs/cgroup").glob("**/prfaas-demo-*")}
-
-
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir()}  # noqa: S108 - only looked at
+def emulators_of(owner_pid: int) -> list[str]:
+    found = []
+    for name in control.running_names():
+        with suppress(WanError):
+            network = connect(name)
+            try:
+                if network.status().owner_pid == owner_pid:
+                    found.append(f"emulator {name}")
+            finally:
+                network.close()
+    return found
 
 
 class Run:
-    """A demo in a process of its own, with what was there before it."""
+    """A demo in a process of its own."""
 
     def __init__(self, process: subprocess.Popen[str], scratch: Path) -> None:
         self.process = process
         self.scratch = scratch
-        self.before = (wan_names(), control_groups(), shared_memory())
 
     @property
     def folders(self) -> list[Path]:
@@ -67,12 +67,10 @@ class Run:
 
     def left_over(self) -> list[str]:
         """What should not be there any more."""
-        names, groups, shared = self.before
         return [
             *map(str, self.marked()),
-            *(wan_names() - names),
-            *(control_groups() - groups),
-            *(shared_memory() - shared),
+            *emulators_of(self.process.pid),
+            *map(str, Path("/sys/fs/cgroup").glob(f"**/prfaas-demo-{self.process.pid}-*")),
             *map(str, self.folders),
         ]
 

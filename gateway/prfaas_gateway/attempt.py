@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from yarl import URL
 
 from prfaas_gateway.body import Body
-from prfaas_gateway.classify import Endpoint
+from prfaas_gateway.classify import Endpoint, Kind
 from prfaas_gateway.control import ControlClient, ControlError, ControlTarget, TransferRecord, new_transfer_id
 from prfaas_gateway.decode_leg import Answer, DecodeError
 from prfaas_gateway.fleet import Decoder, Prefiller
@@ -111,17 +111,17 @@ class Transfer:
         head = json.dumps(fields, separators=(",", ":")).encode()
         return b'{"prompt":' + prompt.ids_json + b"," + head[1:]
 
-    def decode_body(self, prompt: PreparedPrompt, endpoint: Endpoint, body: Body) -> bytes:
+    def decode_body(self, prompt: PreparedPrompt, kind: Kind, body: Body) -> bytes:
         """The decode leg's body: the client's own, with the transfer and the prompt's token ids.
 
         vLLM 0.32 takes ids beside the messages of a chat, but not beside the text of a completion; there they
         stand in the text's place.
         """
         params = self._decode_params(prompt.digest)
-        if endpoint is Endpoint.CHAT:
+        if kind.endpoint is Endpoint.CHAT:
             ids = b'{"prompt_token_ids":' + prompt.ids_json + b","
             return body.with_transfer(ids + params[1:])
-        if isinstance(body.fields["prompt"], str):
+        if kind.text_prompt:
             return body.with_token_ids(prompt.ids_json, params)
         return body.with_transfer(params)
 
@@ -219,7 +219,7 @@ class Attempt:
     async def _run_decode(self, intake: Intake, url: URL, account: Account) -> Answer:
         data = intake.body.raw
         if self.transfer is not None and intake.prompt is not None:
-            data = self.transfer.decode_body(intake.prompt, intake.kind.endpoint, intake.body)
+            data = self.transfer.decode_body(intake.prompt, intake.kind, intake.body)
         return await self._services.decode.open(url, data, self._headers, account)
 
     async def _run_prefill(self, transfer: Transfer, intake: Intake) -> ControlError | None:

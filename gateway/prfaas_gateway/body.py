@@ -9,7 +9,7 @@ then.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prfaas_gateway.errors import GatewayError, bad_request
@@ -64,16 +64,23 @@ class Body:
         fields: the JSON object.
         raw: what to send on; ``fields`` in the client's own bytes where nothing had to be removed.
         removed: names of the control fields that were in it.
+        empty: whether ``raw`` is an object without fields.
     """
 
     fields: dict[str, Any]
     raw: bytes
     removed: tuple[str, ...]
+    empty: bool
+
+    def without(self, *names: str) -> Body:
+        """The same bytes with fewer parsed fields: a prompt need not be in memory twice."""
+        fields = {name: value for name, value in self.fields.items() if name not in names}
+        return replace(self, fields=fields)
 
     def with_transfer(self, kv_transfer_params: bytes) -> bytes:
         """The body with ``kv_transfer_params`` (JSON text) as its first field, the rest unchanged."""
         start = self.raw.index(b"{") + 1
-        comma = b"," if self.fields else b""
+        comma = b"" if self.empty else b","
         return b'{"kv_transfer_params":' + kv_transfer_params + comma + self.raw[start:]
 
     def with_token_ids(self, ids_json: bytes, kv_transfer_params: bytes) -> bytes:
@@ -118,7 +125,7 @@ def read_body(raw: bytes) -> Body:
         removed += [f"vllm_xargs.{name}" for name in hidden]
     if removed:
         raw = json.dumps(fields, separators=(",", ":")).encode("ascii")
-    return Body(fields, raw, tuple(removed))
+    return Body(fields, raw, tuple(removed), empty=not fields)
 
 
 def is_control_field(name: str) -> bool:

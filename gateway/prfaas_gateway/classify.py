@@ -44,6 +44,7 @@ class Kind:
         stream: whether the answer is a stream of events.
         stays_local: why it is never prefilled remotely, or None.
         cache_salt: separates prefix caches of different users.
+        text_prompt: a completion of text, not of token ids.
     """
 
     endpoint: Endpoint
@@ -51,6 +52,7 @@ class Kind:
     stream: bool
     stays_local: Reason | None
     cache_salt: str
+    text_prompt: bool
 
 
 def classify(endpoint: Endpoint, fields: dict[str, Any]) -> Kind:
@@ -63,6 +65,7 @@ def classify(endpoint: Endpoint, fields: dict[str, Any]) -> Kind:
         stream=fields.get("stream") is True,
         stays_local=_stays_local(endpoint, fields),
         cache_salt=salt if isinstance(salt, str) else "",
+        text_prompt=endpoint is Endpoint.COMPLETIONS and isinstance(fields.get("prompt"), str),
     )
 
 

@@ -23,6 +23,7 @@ from prfaas_gateway.app import client_runner, health_app
 from prfaas_gateway.config import Config, ConfigError, load, split_address
 from prfaas_gateway.control import ControlClient
 from prfaas_gateway.decode_leg import DecodeClient
+from prfaas_gateway.memory import return_large_buffers
 from prfaas_gateway.metrics import Metrics
 from prfaas_gateway.probes import probe_forever
 from prfaas_gateway.services import ModelRuntime, Services, build_fleet, load_models
@@ -60,6 +61,7 @@ Example:
 @click.version_option(__version__, prog_name="prfaas-gateway")
 def main(config_file: Path, check: bool, log_level: str) -> None:
     """Serve OpenAI's API for one region and prefill long prompts elsewhere."""
+    return_large_buffers()
     try:
         config = load(config_file)
         models = load_models(config)

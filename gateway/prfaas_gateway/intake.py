@@ -73,7 +73,7 @@ async def take_in(
         prepared = await _prepare(services, request, kind, body, model, record)
         if isinstance(prepared, Unrenderable):
             stays_local = Reason.RENDERING
-    intake = Intake(kind, body, model, prepared, stays_local)
+    intake = Intake(kind, body.without("prompt", "messages"), model, prepared, stays_local)
     if intake.prompt is not None:
         record.prompt_tokens = intake.prompt.tokens
         _check_length(intake.prompt.tokens, model)

@@ -104,7 +104,7 @@ def no_process_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a child process, and end that process."""
     before = children()
     yield
-    # A test that restarts a process of its module's fixture leaves a new one to it; the session's check sees that.
+    # A restarted process belongs to a wider fixture; the check at the end of the session sees it.
     if request.node.get_closest_marker("restarts_processes") is None:
         _fail_for_new_children(before)
 

@@ -105,8 +105,8 @@ def page(tables: dict[str, str], rounds: int) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`. Everything is measured beside what it is compared with, by turns, in one run; both ends",
-        "share the machine's cores, so ratios mean something and absolute speeds little.",
+        "Written by `make bench`. Everything is measured beside what it is compared with, by turns, in one",
+        "run; both ends share the machine's cores, so ratios mean something and absolute speeds little.",
         "",
         *(f"- {name}: {value}" for name, value in machine().items()),
         f"- rounds: {rounds}; a spread is the smallest and largest ratio of a round",

@@ -297,7 +297,12 @@ class Sidecar:
                         return True
             return False
 
-        eventually(started, within_seconds=20, what="the sidecar started")
+        try:
+            eventually(started, within_seconds=60, what=f"the sidecar started; its log: {log}")
+        except BaseException:
+            process.kill()
+            process.wait(10)
+            raise
         return process
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -31,33 +31,40 @@ class Expectation:
     Attributes:
         state: the model has recurrent state, sent whole; a complete transfer stops one token short.
         any_block: a cut transfer can be used up to any block, not only at planned resume points.
+        lengths: prompts of `whole_prompt`. In bfloat16 a prompt must end one token after a chunk's end, so
+            that the reference has the chunk boundaries of a transfer; in float32 boundaries do not matter.
+        long_tokens: the prompt of the scenarios that break something on its way.
+        tolerance: of log-probabilities.
     """
 
     state: bool = False
     any_block: bool = True
+    lengths: tuple[int, ...] = (2, 33, 128, 129, 257, 513, 700)
+    long_tokens: int = 1000
+    tolerance: float = LOGPROB_TOLERANCE
 
     def target(self, tokens: int) -> int:
         """How many tokens a complete transfer brings."""
         return tokens - 1 if self.state else tokens
 
 
-def same(answer: Answer, reference: Answer) -> None:
+def same(answer: Answer, reference: Answer, tolerance: float = LOGPROB_TOLERANCE) -> None:
     """Equal tokens; equal log-probabilities within rounding, so that a lucky argmax hides nothing."""
     assert answer.tokens == reference.tokens
     assert len(set(reference.tokens)) > 2, (
         "the model says the same token all the time: the test could not fail"
     )
-    assert answer.logprobs == pytest.approx(reference.logprobs, abs=LOGPROB_TOLERANCE)
+    assert answer.logprobs == pytest.approx(reference.logprobs, abs=tolerance)
 
 
 def whole_prompt(pair: Pair, expect: Expectation) -> None:
     """Lengths at, below and above block and chunk boundaries."""
-    for tokens in (2, 33, 128, 129, 257, 513, 700):
+    for tokens in expect.lengths:
         reference = pair.local(prompt(tokens), OUTPUT_TOKENS)
         answer, record = pair.run(prompt(tokens), OUTPUT_TOKENS)
         assert record["taken_tokens"] == expect.target(tokens), record
         assert record["code"] == "complete"
-        same(answer, reference)
+        same(answer, reference, expect.tolerance)
         pair.reset()
     pair.assert_nothing_held()
 
@@ -68,10 +75,11 @@ def prefix_at_consumer(pair: Pair, expect: Expectation) -> None:
     reference = pair.local(longer, OUTPUT_TOKENS)
     _, first = pair.run(long, OUTPUT_TOKENS)
     answer, second = pair.run(longer, OUTPUT_TOKENS)
-    same(answer, reference)
+    same(answer, reference, expect.tolerance)
     assert second["code"] == "complete"
     if not expect.state:
-        assert second["bytes_kv"] < first["bytes_kv"]
+        if expect.any_block:
+            assert second["bytes_kv"] < first["bytes_kv"] / 2
         assert second["taken_tokens"] < len(longer) - 500
     pair.assert_nothing_held()
 
@@ -84,7 +92,7 @@ def prefix_at_producer(pair: Pair, expect: Expectation) -> None:
     pair.prefill.generate(shared, 1)
     answer, record = pair.run(longer, OUTPUT_TOKENS)
     assert record["taken_tokens"] == expect.target(len(longer)), record
-    same(answer, reference)
+    same(answer, reference, expect.tolerance)
     pair.assert_nothing_held()
 
 
@@ -98,15 +106,15 @@ def concurrent_requests(pair: Pair, expect: Expectation) -> None:
     for leg, reference, tokens in zip(legs, references, prompts, strict=True):
         answer, record = pair.finish(leg)
         assert record["taken_tokens"] == expect.target(len(tokens)), record
-        same(answer, reference)
-    same(pair.decode.finish(local), alone)
+        same(answer, reference, expect.tolerance)
+    same(pair.decode.finish(local), alone, expect.tolerance)
     pair.assert_nothing_held()
 
 
 def cut_in_the_middle(pair: Pair, expect: Expectation) -> None:
     """The link breaks after a part has crossed: that part is used, the rest computed, nothing is fetched
     twice."""
-    tokens = 1000
+    tokens = expect.long_tokens
     reference = pair.local(prompt(tokens, seed=30), OUTPUT_TOKENS)
     _, whole = pair.run(prompt(tokens, seed=30), OUTPUT_TOKENS)
     pair.reset()
@@ -116,7 +124,7 @@ def cut_in_the_middle(pair: Pair, expect: Expectation) -> None:
         # The producer cannot be told over a cut link: its memory comes back when the lease ends.
         legs = pair.start(prompt(tokens, seed=30), OUTPUT_TOKENS, deadline_seconds=LEASE_SECONDS)
         answer, record = pair.finish(legs)
-        same(answer, reference)
+        same(answer, reference, expect.tolerance)
         assert record["taken_tokens"] < expect.target(tokens)
         if expect.any_block and fraction >= 0.4:
             assert record["taken_tokens"] > 0, record
@@ -124,27 +132,27 @@ def cut_in_the_middle(pair: Pair, expect: Expectation) -> None:
         pair.reset()
     answer, record = pair.run(prompt(tokens, seed=30), OUTPUT_TOKENS)
     assert record["taken_tokens"] == expect.target(tokens), "the link is back"
-    same(answer, reference)
+    same(answer, reference, expect.tolerance)
     pair.assert_nothing_held()
 
 
 def resume_over_a_new_stream(pair: Pair, expect: Expectation) -> None:
     """Every stream breaks once; the transfer goes on over new ones and is complete."""
-    tokens = 1000
+    tokens = expect.long_tokens
     reference = pair.local(prompt(tokens, seed=31), OUTPUT_TOKENS)
     legs = pair.start(prompt(tokens, seed=31), OUTPUT_TOKENS)
     eventually(lambda: _landed(pair, legs) > 0, within_seconds=60, what="something has landed")
     pair.link.cut()
     pair.link.restore()
     answer, record = pair.finish(legs)
-    same(answer, reference)
+    same(answer, reference, expect.tolerance)
     assert record["taken_tokens"] == expect.target(tokens), record
     pair.assert_nothing_held()
 
 
 def aborts(pair: Pair, expect: Expectation) -> None:
     """The client goes away on either side, early and late."""
-    tokens = prompt(900, seed=40)
+    tokens = prompt(expect.long_tokens, seed=40)
     for side in ("decode", "prefill"):
         for landed in (False, True):
             legs = pair.start(tokens, 400)
@@ -166,18 +174,18 @@ def aborts(pair: Pair, expect: Expectation) -> None:
     eventually(lambda: _landed(pair, legs) > 0, within_seconds=60, what="something has landed")
     pair.prefill.abort(legs.prefill)
     answer = pair.decode.finish(legs.decode)
-    same(answer, reference)
+    same(answer, reference, expect.tolerance)
     pair.assert_nothing_held()
 
 
 def prefill_fails(pair: Pair, expect: Expectation) -> None:
     """The gateway says that the prefill leg failed: the decode engine computes at once."""
-    tokens = prompt(500, seed=50)
+    tokens = prompt(expect.long_tokens, seed=50)
     reference = pair.local(tokens, OUTPUT_TOKENS)
     legs = pair.start(tokens, OUTPUT_TOKENS)
     pair.consumer.call("POST", f"/v1/transfers/{legs.transfer_id}/fail", {"reason": "PrefillFailed"})
     answer, record = pair.finish(legs)
-    same(answer, reference)
+    same(answer, reference, expect.tolerance)
     assert record["code"] in ("PrefillFailed", "complete")
     pair.assert_nothing_held()
 
@@ -185,7 +193,7 @@ def prefill_fails(pair: Pair, expect: Expectation) -> None:
 def sidecars_die(pair: Pair, expect: Expectation) -> None:
     """Either sidecar is killed in the middle; the request is answered; after a restart transfers work
     again."""
-    tokens = prompt(900, seed=60)
+    tokens = prompt(expect.long_tokens, seed=60)
     reference = pair.local(tokens, OUTPUT_TOKENS)
     for victim, engine in ((pair.producer, pair.prefill), (pair.consumer, pair.decode)):
         greetings = engine.greetings()
@@ -194,7 +202,7 @@ def sidecars_die(pair: Pair, expect: Expectation) -> None:
         victim.kill()
         answer = pair.decode.finish(legs.decode)
         pair.prefill.finish(legs.prefill)
-        same(answer, reference)
+        same(answer, reference, expect.tolerance)
         victim.restart()
         eventually(
             lambda engine=engine, greetings=greetings: engine.greetings() >= greetings + 2,
@@ -204,7 +212,7 @@ def sidecars_die(pair: Pair, expect: Expectation) -> None:
         pair.assert_nothing_held()
     answer, record = pair.run(tokens, OUTPUT_TOKENS)
     assert record["taken_tokens"] == expect.target(len(tokens)), record
-    same(answer, reference)
+    same(answer, reference, expect.tolerance)
     pair.assert_nothing_held()
 
 
@@ -216,11 +224,11 @@ def mismatched_prompts(pair: Pair, expect: Expectation) -> None:
     legs = pair.start(mine, OUTPUT_TOKENS)
     swapped = pair.start(other, OUTPUT_TOKENS)
     # A decode leg that announces the transfer of the other prompt, with the digest of its own.
-    same(pair.finish(legs)[0], reference)
+    same(pair.finish(legs)[0], reference, expect.tolerance)
     pair.finish(swapped)
     pair.reset()
     answer = pair.decode.generate(mine, OUTPUT_TOKENS, _foreign_transfer(pair, other))
-    same(answer, reference)
+    same(answer, reference, expect.tolerance)
     pair.assert_nothing_held()
 
 

@@ -54,7 +54,9 @@ class Observer:
                     return None
                 return Transfer.model_validate_json(await response.read())
         except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
-            raise DemoError(f"the sidecar of {region.name} does not tell of transfers: {error}") from error
+            raise DemoError(
+                f"the sidecar of {region.name} does not tell of transfers: {str(error) or type(error).__name__}"
+            ) from error
 
     async def metric(self, url: str, name: str, labels: Mapping[str, str]) -> float | None:
         """A sample of a metrics page; None while it is not there or the page does not answer."""

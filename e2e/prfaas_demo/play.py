@@ -30,7 +30,8 @@ from prfaas_demo.stage import EnginePair, Software, Stage, new_folder
 T = TypeVar("T")
 Show = Callable[[Outcome], None]
 
-PREFILL_THREADS = 2
+CORES = len(os.sched_getaffinity(0))
+PREFILL_THREADS = min(4, CORES)
 DECODE_THREADS = 1
 LOGS = ["*.log"]
 
@@ -163,14 +164,13 @@ class _Run:
             for prompt, got, alone in zip(prompts, prfaas, local, strict=True)
             if (faults := results.problems(prompt, got) + results.local_problems(alone))
         }
-        return Outcome(facts, prfaas, local, found)
+        return Outcome(facts, prfaas, local, found, scenario.cut_text)
 
     def _introduce(self, facts: dict[str, str]) -> None:
         for name, text in facts.items():
             self.teller.line(f"{name}: {text}")
 
     def _facts(self, shares: cpu_shares.CpuShares) -> dict[str, str]:
-        cores = len(os.sched_getaffinity(0))
         if self.regions.kind == "wan":
             link = self.options.link
             rate = (
@@ -186,9 +186,10 @@ class _Run:
         return {
             "Regions": "; ".join([where, *self.regions.notes]),
             "Model": f"{MODEL} with its real weights, float32, greedy, {self.options.max_tokens} tokens each",
-            "CPU": f"both engines share this machine's {cores} cores. Better prefill hardware in the east is "
+            "CPU": f"both engines share this machine's {CORES} cores. Better prefill hardware in the east is "
             f"emulated: {PREFILL_THREADS} computing threads there and {DECODE_THREADS} in the west, and "
             f"{shares.describe()}",
+            "Policy": f"prompts of more than {layout.THRESHOLD_TOKENS} uncached tokens go to the east",
             "Link security": "TLS 1.3, both sides authenticated; each region has a CA of its own",
         }
 

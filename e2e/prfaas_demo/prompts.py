@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+CUT_NAME = "link cut"
 # Of the log's own words, measured with SmolLM2's tokenizer.
 CHARACTERS_PER_TOKEN = 4.3
 
@@ -115,7 +116,7 @@ def demo_prompts(scale: float = 1.0) -> tuple[Prompt, ...]:
             "starts like the one before, so only what the west lacks crosses",
         ),
         Prompt(
-            "link cut",
+            CUT_NAME,
             pages("Roads of Sankt Jorgen, autumn", 3000) + question,
             "remote",
             "the link is cut in mid-transfer: what has landed is used, the rest is computed in the west",

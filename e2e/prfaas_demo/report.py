@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from prfaas_demo.prompts import CUT_NAME
 from prfaas_demo.results import MIB, Comparison, Outcome, Request
 
 _NONE = "-"
@@ -26,6 +27,7 @@ def report(outcome: Outcome, *, with_facts: bool) -> RenderableType:
         Text("\nRequests through the gateway", style="bold"),
         requests_table(outcome.prfaas),
         Text(_LEGEND, style="dim"),
+        *(Text(line, style="dim") for line in _on_the_cut(outcome)),
         Text("\nThe same prompts all local", style="bold"),
         comparison_table(outcome.comparisons, outcome.local),
         Text(_verdict_on_speed(outcome), style="dim"),
@@ -37,6 +39,15 @@ _LEGEND = (
     "uncached: not in the decode engine's cache; landed: of these, taken from the transfer; wire: from the "
     "first to the last byte, waiting for the prefill included; tail: from the prefill's end to the last byte."
 )
+
+
+def _on_the_cut(outcome: Outcome) -> Iterator[str]:
+    for row in outcome.prfaas:
+        if row.name == CUT_NAME and outcome.cut and row.landed_tokens is not None:
+            yield (
+                f"{CUT_NAME}: {outcome.cut}; of {row.uncached_tokens} tokens {row.landed_tokens} were used, "
+                f"{row.uncached_tokens - row.landed_tokens} computed in the west."
+            )
 
 
 def requests_table(rows: Sequence[Request]) -> Table:

@@ -156,6 +156,7 @@ class Outcome:
 
     Attributes:
         facts: how the demo was run, each a name and a sentence.
+        cut: when the link was cut, in words.
         problems: by request name; empty when all went as it should.
     """
 
@@ -163,6 +164,7 @@ class Outcome:
     prfaas: list[Request]
     local: list[Request]
     problems: dict[str, list[str]]
+    cut: str = ""
 
     @property
     def passed(self) -> bool:
@@ -184,6 +186,7 @@ class Outcome:
         return {
             "passed": self.passed,
             "facts": self.facts,
+            "cut": self.cut,
             "requests": [asdict(each) for each in self.prfaas],
             "all_local": [asdict(each) for each in self.local],
             "comparison": [

@@ -55,21 +55,25 @@ class Scenario:
         for prompt in self.prompts:
             self.teller.line(f"  {prompt.note}", "dim")
             with self.teller.step(prompt.name) as step:
-                got = await self._one(prompt, step)
+                answer = await self._watched(prompt, step)
+                if prompt.cut:
+                    # At once: on loopback the cut keeps a sidecar from telling what it knows.
+                    await asyncio.to_thread(self.stage.regions.link.restore)
+                got = await self._understood(prompt, answer)
                 step.outcome = _outcome(got)
                 done.append(got)
-            if prompt.cut:
-                self.teller.line(
-                    f"    {self.cut_text or 'the link was not cut: the engine took what it had before'}"
-                )
-            self.teller.line(f"    answer: {_shortened(got.text)}", "dim")
-            for problem in results.problems(prompt, got):
-                self.teller.line(f"    {problem}", "bold red")
+            self._comment(prompt, got)
             if prompt.cut:
                 with self.teller.step("link restored; waiting until the gateway sees the east again"):
-                    await asyncio.to_thread(self.stage.regions.link.restore)
                     await self.stage.east_is_healthy()
         return done
+
+    def _comment(self, prompt: Prompt, got: Request) -> None:
+        if prompt.cut:
+            self.teller.line(f"    {self.cut_text or 'the engine took what it had before the cut'}", "dim")
+        self.teller.line(f"    answer: {_shortened(got.text)}", "dim")
+        for problem in results.problems(prompt, got):
+            self.teller.line(f"    {problem}", "bold red")
 
     async def all_local(self) -> list[Request]:
         """The same through a gateway that never prefills remotely, from an empty cache."""
@@ -97,16 +101,17 @@ class Scenario:
         await reset_prefix_cache(self.session, self._engine_url)
         step.update("waiting for the answer")
 
-    async def _one(self, prompt: Prompt, step: Step) -> Request:
+    async def _watched(self, prompt: Prompt, step: Step) -> Answer:
         west = self.stage.regions.west
-        before = await self._landed_bytes()
-        watch = asyncio.create_task(self._watch(prompt, before, step))
+        watch = asyncio.create_task(self._watch(prompt, await self._landed_bytes(), step))
         try:
-            answer = await ask(self.session, west.shell_url(west.ports.gateway), prompt.text, self.max_tokens)
+            return await ask(self.session, west.shell_url(west.ports.gateway), prompt.text, self.max_tokens)
         finally:
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
+
+    async def _understood(self, prompt: Prompt, answer: Answer) -> Request:
         consumer, producer = await self._records(answer.headers.get("x-prfaas-transfer-id"))
         got = results.request(prompt, answer, self.references[prompt.name], consumer, producer)
         if got.transfer_code == "complete" and got.kv_bytes and got.landed_tokens:
@@ -124,7 +129,7 @@ class Scenario:
                 step.update(f"{landed / MIB:.0f} MiB of KV have landed")
             if prompt.cut and landed >= CUT_AT_FRACTION * expected:
                 await asyncio.to_thread(self.stage.regions.link.cut)
-                self.cut_text = f"link cut when {landed / MIB:.0f} of {expected / MIB:.0f} MiB had landed"
+                self.cut_text = f"cut when {landed / MIB:.0f} of {expected / MIB:.0f} MiB had landed"
                 step.update(self.cut_text)
                 return
             await asyncio.sleep(_WATCH_SECONDS if prompt.cut else 10 * _WATCH_SECONDS)

@@ -24,6 +24,7 @@ T = TypeVar("T")
 ENGINE_START_SECONDS = 300.0
 PART_START_SECONDS = 30.0
 HEALTHY_AGAIN_SECONDS = 60.0
+LOG_CHARACTERS = 60
 _POLL_SECONDS = 0.25
 
 
@@ -179,7 +180,7 @@ async def both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, T]) -> tu
 
 async def _show_log(step: Step, child: Child) -> None:
     lines = await asyncio.to_thread(last_lines, child.log, 1)
-    step.update(lines[0].strip()[-60:] if lines else "")
+    step.update(lines[0].rpartition("] ")[2].strip()[:LOG_CHARACTERS] if lines else "")
 
 
 async def wait_until(

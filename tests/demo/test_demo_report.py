@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -56,3 +57,12 @@ def test_the_verdict_of_a_good_run() -> None:
 @pytest.mark.parametrize(("terminal", "times"), [(False, 1), (True, 0)])
 def test_how_it_was_run_is_said_again_only_where_it_has_not_been_seen(terminal: bool, times: int) -> None:
     assert printed(outcome(), terminal=terminal).count("Model: a small one") == times
+
+
+def test_what_the_cut_cost_is_said() -> None:
+    cut = replace(row("link cut"), landed_tokens=5000)
+    ours = Outcome({}, [cut], [row("link cut", local=True)], {}, cut="cut when 88 of 146 MiB had landed")
+    text = " ".join(printed(ours).split())
+    assert (
+        "cut when 88 of 146 MiB had landed; of 8192 tokens 5000 were used, 3192 computed in the west" in text
+    )

@@ -20,7 +20,8 @@ import click
 
 import prfaas_setup
 from prfaas_connector.request import prompt_digest
-from prfaas_lab.pair import CONSUMER, PRODUCER, Engine, Pair, pair
+from prfaas_lab.engine import Engine
+from prfaas_lab.pair import CONSUMER, PRODUCER, Pair, pair
 from prfaas_lab.prompts import prompt
 
 _MODEL = "smollm2-135m"

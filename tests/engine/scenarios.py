@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from prfaas_lab.pair import Answer, Legs, Pair
+from prfaas_lab.engine import Answer
+from prfaas_lab.pair import Legs, Pair
 from prfaas_lab.prompts import prompt
 from tests.helpers import eventually
 

@@ -55,7 +55,8 @@ class Observer:
                 return Transfer.model_validate_json(await response.read())
         except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
             raise DemoError(
-                f"the sidecar of {region.name} does not tell of transfers: {str(error) or type(error).__name__}"
+                f"the sidecar of {region.name} does not tell of transfers: "
+                f"{str(error) or type(error).__name__}"
             ) from error
 
     async def metric(self, url: str, name: str, labels: Mapping[str, str]) -> float | None:

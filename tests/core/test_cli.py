@@ -10,6 +10,7 @@ from types import ModuleType
 import click
 import pytest
 from click.testing import CliRunner
+
 from prfaas import __version__, cli
 
 Install = Callable[..., None]

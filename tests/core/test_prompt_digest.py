@@ -9,6 +9,7 @@ from array import array
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from prfaas.prompt_digest import prompt_digest
 
 IDS = st.lists(st.integers(0, 2**32 - 1), max_size=50)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from prfaas.routing import Conditions, Decision, Prompt, Reason, Route, decide
 
 OPEN = Conditions(threshold_tokens=1000)

@@ -18,7 +18,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Make these the installed commands: name -> a command, or the name of a module that cannot be imported."""
+    """Make these the installed commands: name -> a command, or the name of a missing module."""
 
     def install(**commands: object) -> None:
         entries = []

@@ -224,6 +224,8 @@ class LoopbackSidecar:
             self._send(transfer.producer, Wanted(message.transfer_id, message.want))
         if transfer.produce is not None and transfer.produce.lanes != message.lanes:
             self.violations.append("the two sides announced different lanes")
+        if transfer.ended is not None:
+            self._send(connection, Ended(message.transfer_id, transfer.ended, ""))
         self._deliver(message.transfer_id)
 
     def _publish(self, message: Publish) -> None:

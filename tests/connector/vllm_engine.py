@@ -253,6 +253,15 @@ class Engine:
     def abort(self, name: str) -> None:
         self.scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
 
+    def preempt(self, name: str) -> Request | None:
+        """What the scheduler does when blocks run out. None: the request is not running."""
+        request = self.scheduler.requests.get(name)
+        if request not in self.scheduler.running:
+            return None
+        self.scheduler.running.remove(request)
+        self.scheduler._preempt_request(request, time.monotonic())
+        return request
+
     def step(self) -> bool:
         """One turn. Returns whether anything was computed or processed."""
         depth = 2 if self.settings.asynchronous else 1

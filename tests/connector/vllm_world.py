@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from prfaas_connector.request import prompt_digest
 from tests.connector.loopback import LoopbackSidecar
@@ -84,9 +85,10 @@ class World:
 def a_world(folder: Path) -> Iterator[World]:
     """Closes what was opened."""
     made = World(folder)
-    try:
-        yield made
-    finally:
-        for engine in made.engines:
-            engine.close()
-        made.sidecar.close()
+    with mock.patch("prfaas_connector.client.RECONNECT_SECONDS", 0.01):
+        try:
+            yield made
+        finally:
+            for engine in made.engines:
+                engine.close()
+            made.sidecar.close()

@@ -12,7 +12,7 @@ import click
 
 from prfaas_sidecar.app import Sidecar
 from prfaas_sidecar.config import Config, ConfigError, load
-from prfaas_sidecar.logs import configure
+from prfaas_sidecar.logs import configured
 from prfaas_sidecar.memory import available_bytes, check_arena, limit_bytes
 from prfaas_sidecar.net.tls import Credentials
 
@@ -49,8 +49,8 @@ def main(path: Path, check: bool) -> None:
             check_arena(config.arena_bytes, available_bytes(), limit_bytes())
             click.echo(f"{path}: ok")
             return
-        configure(config.log_level)
-        _run(config)
+        with configured(config.log_level):
+            _run(config)
     except (ConfigError, OSError) as error:
         click.echo(f"prfaas_sidecar: {error}", err=True)
         sys.exit(1)

@@ -112,7 +112,9 @@ class Sidecar:
         config, node = self.config, self.node
         control = Control(node, self._end, self._fail)
         health = health_application(node.metrics, self.not_ready, self._collect)
-        self._engine_socket = EngineSocket(node, self._producing, self._consuming, self._tasks)
+        self._engine_socket = await asyncio.to_thread(
+            EngineSocket, node, self._producing, self._consuming, self._tasks
+        )
         self._tasks.spawn(self._engine_socket.serve(), "engine-socket")
         if config.listen.peer is not None:
             self._listen(
@@ -209,7 +211,7 @@ class Sidecar:
         for runner in self._runners:
             await runner.cleanup()
         if self._engine_socket is not None:
-            self._engine_socket.close()
+            await asyncio.to_thread(self._engine_socket.close)
 
     def _end(self, transfer_id: str, code: str, message: str) -> bool:
         here = self._consuming.end(transfer_id, code, message)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import socket
 import stat
@@ -261,14 +260,15 @@ def _listen(path: Path, mode: int) -> socket.socket:
         else:
             raise OSError(f"engine.socket: another process listens on {path}")
     listener = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o777 & ~mode)
     try:
         listener.bind(str(path))
+        # Nobody can connect before listen.
+        path.chmod(mode)
+        listener.listen(MAX_CONNECTIONS)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"engine.socket: cannot listen on {path}: {error.strerror}") from error
-    finally:
-        os.umask(before)
-    listener.listen(MAX_CONNECTIONS)
+        raise OSError(
+            error.errno, f"engine.socket: cannot listen on {path}: {error.strerror or error}"
+        ) from error
     listener.setblocking(False)
     return listener

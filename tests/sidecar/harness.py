@@ -86,6 +86,11 @@ class Process:
             await self.reader
         return code
 
+    def private_mib(self) -> float:
+        """Memory of the process without the arena."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+
     def said(self, message: str) -> list[dict[str, Any]]:
         """Log lines with a message."""
         return [line for line in self.log if line["message"] == message]

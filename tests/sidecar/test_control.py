@@ -234,6 +234,8 @@ async def test_a_caller_that_goes_away_aborts_the_leg(tmp_path: Path, authority:
         call = asyncio.create_task(client.post(url(side, "/v1/prefill"), data=b'{"user": "wait"}'))
         await engine.stuck.wait()
         call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call
         async with asyncio.timeout(10):
             await engine.gone.wait()
         await side.until("prfaas_sidecar_prefill_requests_total", lambda n: n == 1, outcome="caller_gone")

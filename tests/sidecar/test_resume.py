@@ -13,9 +13,10 @@ import pytest
 from prfaas_connector.local_api.messages import Accepted
 from prfaas_connector.local_api.units import count
 from prfaas_demo.certificates import Authority
-from tests.sidecar.fake_engine import everything, lanes_of
+from prfaas_sidecar.protocol import bodies
+from tests.sidecar.fake_engine import DIGEST, FINGERPRINT, everything, lanes_of
 from tests.sidecar.harness import CONSUMER, PRODUCER, Pair, pair, transfer_id
-from tests.sidecar.wire import Proxy, proxy
+from tests.sidecar.wire import Proxy, proxy, stubborn_client
 
 LANES = lanes_of(layers=4, units=64, unit_bytes=8192)
 LINK: dict[str, Any] = {
@@ -127,6 +128,44 @@ async def test_a_peer_that_is_not_there_is_unreachable(tmp_path: Path, authority
         name = transfer_id()
         await two.decode.consume(name, LANES, address, PRODUCER)
         assert (await two.decode.ended(name)).code == "PeerUnreachable"
+
+
+async def test_a_peer_that_takes_nothing_does_not_keep_the_memory(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async with pair(tmp_path, authority, link=LINK, arena_bytes="64MiB") as two:
+        name, lanes = transfer_id(), lanes_of(layers=2, units=16, unit_bytes=1 << 20)
+        await two.prefill.produce(name, lanes, CONSUMER)
+        for index in range(len(lanes)):
+            two.prefill.publish(name, index, 0, 16)
+        asked = bodies.pack(
+            bodies.Hello(
+                versions=(1, 1),
+                channel=transfer_id(),
+                identity=CONSUMER,
+                fingerprint=FINGERPRINT,
+                fingerprint_fields={},
+            )
+        ) + bodies.pack(
+            bodies.Open(
+                pull=0,
+                transfer_id=name,
+                prompt_digest=DIGEST,
+                lanes=tuple((0, lane.layer, 0, lane.units, lane.unit_bytes) for lane in lanes),
+                want=everything(lanes),
+                deadline_seconds=20.0,
+            )
+        )
+        ping = bodies.pack(bodies.Ping(number=1))
+        await stubborn_client(
+            two.producer.peer_address, authority.leaf(CONSUMER), authority.pem, tmp_path, asked, ping
+        )
+        await two.producer.until(
+            "prfaas_sidecar_streams_lost_total", lambda lost: lost == 1, side="producer", code="PeerSilent"
+        )
+        two.prefill.done(name)
+        two.prefill.abort(name)
+        await two.producer.until("prfaas_sidecar_arena_used_bytes", lambda used: used == 0)
 
 
 PLAINTEXT: dict[str, Any] = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+from prfaas_demo.certificates import Authority
 from tests.sidecar.fake_engine import everything, lanes_of
-from tests.sidecar.harness import CONSUMER, PRODUCER, Pair, transfer_id
+from tests.sidecar.harness import CONSUMER, PRODUCER, Pair, pair, transfer_id
 
 
 async def test_everything_that_was_published_lands_unchanged(two: Pair) -> None:
@@ -43,3 +45,19 @@ async def test_transfers_run_beside_each_other(two: Pair) -> None:
         return two.decode.check(consumed, lanes, everything(lanes), two.decode.landed(name))
 
     assert await asyncio.gather(*(one(name) for name in names)) == [4 * 32] * 3
+
+
+async def test_a_large_transfer_needs_no_memory_beside_the_arena(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async with pair(tmp_path, authority, arena_bytes="260MiB") as two:
+        # Units of 16 MiB: larger than any buffer that a stream may fill.
+        name, lanes = transfer_id(), lanes_of(layers=2, units=8, unit_bytes=16 << 20)
+        produced = await two.prefill.produce(name, lanes, CONSUMER)
+        await two.decode.consume(name, lanes, two.producer.peer_address, PRODUCER)
+        for index in range(len(lanes)):
+            two.prefill.publish(produced.transfer_id, index, 0, 8)
+        two.prefill.done(name)
+        assert (await two.decode.ended(name)).code == "complete"
+        for side in (two.producer, two.consumer):
+            assert await asyncio.to_thread(side.private_mib) < 80

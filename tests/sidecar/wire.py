@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -121,6 +122,34 @@ async def tls_client(
 async def plain_client(address: str, data: bytes) -> bytes:
     """The same without TLS."""
     return await asyncio.to_thread(_plain_client, address, data)
+
+
+async def stubborn_client(
+    address: str, leaf: Leaf, ca_pem: bytes, folder: Path, data: bytes, heartbeat: bytes
+) -> None:
+    """Send ``data``, then only signs of life, and read nothing, until the sidecar breaks the connection."""
+    await asyncio.to_thread(_stubborn_client, address, leaf, ca_pem, folder, data, heartbeat)
+
+
+def _stubborn_client(
+    address: str, leaf: Leaf, ca_pem: bytes, folder: Path, data: bytes, heartbeat: bytes
+) -> None:
+    files = leaf.write(folder, "stubborn")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=ca_pem.decode())
+    context.load_cert_chain(files.certificate, files.key)
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=_CLIENT_SECONDS) as raw,
+        context.wrap_socket(raw) as wrapped,
+        contextlib.suppress(ConnectionError, ssl.SSLError),
+    ):
+        wrapped.sendall(data)
+        closed = threading.Event()
+        for _ in range(200):
+            wrapped.sendall(heartbeat)
+            closed.wait(0.1)
 
 
 def _tls_client(address: str, leaf: Leaf | None, ca_pem: bytes, folder: Path, data: bytes) -> bytes:

@@ -1,0 +1,102 @@
+"""Two sidecars in the test's own event loop: nothing in them may block it, and they work without uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prfaas_demo.certificates import Authority, Leaf
+from prfaas_sidecar.app import Sidecar
+from prfaas_sidecar.config import Config
+from prfaas_sidecar.logs import DroppingQueueHandler
+from tests.helpers import eventually_async
+from tests.sidecar.fake_engine import FakeEngine, everything, lanes_of
+from tests.sidecar.harness import CONSUMER, PRODUCER, transfer_id
+from tests.sidecar.wire import plain_client
+
+LANES = lanes_of(layers=2, units=32)
+
+
+def make(folder: Path, leaf: Leaf, peers: dict[str, Any]) -> Sidecar:
+    files = leaf.write(folder, "tls")
+    return Sidecar(
+        Config.model_validate(
+            {
+                "engine": {"socket": f"/tmp/prfaas-test-{secrets.token_hex(6)}.sock"},  # noqa: S108 - short enough
+                "arena_bytes": "4MiB",
+                "listen": {"peer": "127.0.0.1:0", "control": "127.0.0.1:0", "health": "127.0.0.1:0"},
+                "tls": {"certificate": files.certificate, "key": files.key, "ca": files.ca},
+                "peers": peers,
+            }
+        )
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, leaf: Leaf, peers: dict[str, Any]) -> AsyncIterator[Sidecar]:
+    sidecar = await asyncio.to_thread(make, folder, leaf, peers)
+    task = asyncio.create_task(sidecar.run())
+    await eventually_async(lambda: len(sidecar._listeners) == 3 or task.done())
+    try:
+        yield sidecar
+    finally:
+        sidecar._stop.set()
+        await task
+
+
+@pytest.fixture
+def logs_as_in_production(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[logging.LogRecord]:
+    """Records go to a queue, as they do in the process, and not to pytest's files."""
+    waiting: queue.Queue[logging.LogRecord] = queue.Queue(1000)
+    logger = logging.getLogger("prfaas_sidecar")
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [DroppingQueueHandler(waiting)])
+    return waiting
+
+
+async def test_a_transfer_and_a_stranger_block_nothing(
+    tmp_path: Path, authority: Authority, logs_as_in_production: queue.Queue[logging.LogRecord]
+) -> None:
+    dial = [{"identity": PRODUCER, "addresses": ["127.0.0.1:*"]}]
+    async with (
+        running(tmp_path / "p", authority.leaf(PRODUCER), {"accept": [CONSUMER]}) as producer,
+        running(tmp_path / "c", authority.leaf(CONSUMER), {"dial": dial}) as consumer,
+    ):
+        prefill = await FakeEngine.connect(producer.config.engine.socket)
+        decode = await FakeEngine.connect(consumer.config.engine.socket)
+        address = f"127.0.0.1:{producer._listeners[0].port}"
+        await plain_client(address, b"GET / HTTP/1.1\r\n\r\n")
+        name = transfer_id()
+        produced = await prefill.produce(name, LANES, CONSUMER)
+        consumed = await decode.consume(name, LANES, address, PRODUCER)
+        prefill.produce_all(produced, LANES, step=8)
+        assert (await decode.ended(name)).code == "complete"
+        assert decode.check(consumed, LANES, everything(LANES), decode.landed(name)) == 64
+        decode.release(name)
+        await eventually_async(lambda: producer.node.arena.used_bytes + consumer.node.arena.used_bytes == 0)
+        await decode.close()
+        await prefill.close()
+    said = [logs_as_in_production.get_nowait().message for _ in range(logs_as_in_production.qsize())]
+    assert "connection refused" in said
+
+
+def test_logs_are_dropped_rather_than_waited_for() -> None:
+    waiting: queue.Queue[logging.LogRecord] = queue.Queue(1)
+    handler = DroppingQueueHandler(waiting)
+
+    def log() -> None:
+        handler.handle(logging.LogRecord("x", logging.INFO, "f", 1, "m", None, None))
+
+    for _ in range(3):
+        log()
+    assert not hasattr(waiting.get_nowait(), "fields")
+    log()
+    assert vars(waiting.get_nowait())["fields"] == {"dropped_before": 2}

@@ -53,19 +53,30 @@ class Layout:
         """Whether any group is recurrent state."""
         return any(group.kind is Kind.STATE for group in self.groups)
 
+    @property
+    def least_prompt_tokens(self) -> int:
+        """A shorter prompt has no KV worth shipping."""
+        return 2 if self.leaves_last_token else 1
+
+    @property
+    def leaves_last_token(self) -> bool:
+        """Whether KV is shipped for all but the last token. The decode engine computes that one itself in any
+        case. It can do so behind a whole prompt's attention KV, but not behind a window or a state: those
+        must be the ones before that token."""
+        return any(group.kind is not Kind.ATTENTION for group in self.groups)
+
 
 class Manifest:
     """The units of one prompt.
 
-    ``target_tokens`` is how far the producer computes: the whole prompt, or one token less with recurrent
-    state, because the decode engine must compute the last token itself and can only do that from the state
-    before it.
+    ``target_tokens`` is how far KV is shipped: the whole prompt, or one token less
+    (`Layout.leaves_last_token`).
     """
 
     def __init__(self, layout: Layout, prompt_tokens: int) -> None:
         self.layout = layout
-        self.target_tokens = prompt_tokens - 1 if layout.has_state else prompt_tokens
-        if self.target_tokens < 1:
+        self.target_tokens = prompt_tokens - 1 if layout.leaves_last_token else prompt_tokens
+        if prompt_tokens < layout.least_prompt_tokens:
             raise ValueError(f"a prompt of {prompt_tokens} tokens has no KV worth shipping")
         self.resume_targets = _resume_targets(layout, self.target_tokens)
         self.blocks: tuple[Ranges, ...] = tuple(self._shipped_blocks(group) for group in layout.groups)

@@ -41,17 +41,20 @@ STATE = group(Kind.STATE, 16)
         ((attention(),), 16, 16, (16,), (((0, 1),),)),
         ((attention(),), 17, 17, (17,), (((0, 2),),)),
         ((attention(), attention(32)), 40, 40, (40,), (((0, 3),), ((0, 2),))),
-        # The window before token 100 of 32 tokens holds tokens 69..99.
-        ((attention(), window(32)), 100, 100, (100,), (((0, 7),), ((4, 7),))),
+        # With windows or state the last token is left to the decode engine. Of a window of 32 tokens, the
+        # token at position 100 sees those at 69..99.
+        ((attention(), window(32)), 101, 100, (100,), (((0, 7),), ((4, 7),))),
+        # At position 95 it sees those at 64..94, so one block fewer would do for position 96.
+        ((attention(), window(32)), 96, 95, (95,), (((0, 6),), ((4, 6),))),
+        ((attention(), window(33)), 97, 96, (96,), (((0, 6),), ((4, 6),))),
         # A window of one token needs nothing but the token itself, which is computed anew.
-        ((attention(), window(1)), 32, 32, (32,), (((0, 2),), ())),
-        ((attention(), window(1000)), 100, 100, (100,), (((0, 7),), ((0, 7),))),
-        # The last token is left to the decode engine.
+        ((attention(), window(1)), 33, 32, (32,), (((0, 2),), ())),
+        ((attention(), window(1000)), 101, 100, (100,), (((0, 7),), ((0, 7),))),
         ((attention(), STATE), 17, 16, (16,), (((0, 1),), ((0, 1),))),
         ((STATE,), 2, 1, (1,), (((0, 1),),)),
         # Two windows, each at a planned resume point.
-        ((window(32),), 4096, 4096, (2048, 4096), (((126, 128), (254, 256)),)),
-        ((window(3000),), 4096, 4096, (2048, 4096), (((0, 256),),)),
+        ((window(32),), 4097, 4096, (2048, 4096), (((126, 128), (254, 256)),)),
+        ((window(3000),), 4097, 4096, (2048, 4096), (((0, 256),),)),
         ((STATE,), 4097, 4096, (2048, 4096), (((0, 2),),)),
         (
             (attention(), STATE),
@@ -75,7 +78,10 @@ def test_units_of_a_prompt(
     assert manifest.blocks == blocks
 
 
-@pytest.mark.parametrize(("groups", "prompt_tokens"), [((attention(),), 0), ((attention(), STATE), 1)])
+@pytest.mark.parametrize(
+    ("groups", "prompt_tokens"),
+    [((attention(),), 0), ((attention(), STATE), 1), ((attention(), window(32)), 1)],
+)
 def test_a_prompt_without_kv_is_refused(groups: tuple[Group, ...], prompt_tokens: int) -> None:
     with pytest.raises(ValueError, match="no KV worth shipping"):
         Manifest(Layout(groups, 1), prompt_tokens)
@@ -134,7 +140,7 @@ ALL = (((0, 7),), ((0, 3),))
 def test_resuming_with_attention_and_a_window(
     local_tokens: int, landed: tuple[Ranges, ...], resume: int
 ) -> None:
-    manifest = Manifest(Layout((attention(), window(32)), 1), 100)
+    manifest = Manifest(Layout((attention(), window(32)), 1), 101)
     assert manifest.resume_point(local_tokens, landed, ({}, {})) == resume
 
 

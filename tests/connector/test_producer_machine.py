@@ -45,6 +45,8 @@ class Producing(RuleBasedStateMachine):
     def open(self, layout: Layout, prompt_tokens: int) -> None:
         self.manifest = Manifest(layout, prompt_tokens)
         self.target = self.manifest.target_tokens
+        # With state the engine is made to stop at the target; otherwise it computes the prompt to its end.
+        self.end = self.target if layout.has_state else prompt_tokens
         self.transfer = ProducerTransfer(LEG, self.manifest, OPENED_AT)
         self.engine = ModelEngine(layout)
         self.grain = max(group.block_tokens for group in layout.groups)
@@ -83,17 +85,17 @@ class Producing(RuleBasedStateMachine):
         self.engine.admit(data.draw(st.integers(0, most)) * self.grain)
         self.admitted = True
 
-    @precondition(lambda self: self.admitted and self.engine.computed < self.target)
+    @precondition(lambda self: self.admitted and not self.ended)
     @rule()
     def the_request_is_preempted(self) -> None:
         self.most_computed = max(self.most_computed, self.engine.computed)
         self.admitted = False
 
-    @precondition(lambda self: self.admitted and self.engine.computed < self.target)
+    @precondition(lambda self: self.admitted and not self.ended)
     @rule(tokens=st.integers(1, 60), new_state_block=st.booleans())
     def a_step_runs(self, tokens: int, new_state_block: bool) -> None:
         engine = self.engine
-        before, after = engine.computed, min(engine.computed + tokens, self.target)
+        before, after = engine.computed, min(engine.computed + tokens, self.end)
         engine.free_behind_windows()
         engine.allocate(after, new_state_block)
         save = self.transfer.step(before, after, [list(table) for table in engine.tables])
@@ -105,12 +107,12 @@ class Producing(RuleBasedStateMachine):
         expected = self.due(before, after)
         copied: set[tuple[int, int]] = set()
         if save is not None:
-            assert save.last == (after == self.target)
+            assert save.last == (after >= self.target)
             self.lasts += save.last
             for copy in save.copies:
-                copied |= self.carry_out(copy, after)
+                copied |= self.carry_out(copy, min(after, self.target))
         assert copied == expected
-        self.ended = after == self.target
+        self.ended = after >= self.target
 
     def clear(self, save: Save) -> None:
         for group, block_id in save.clears:
@@ -122,7 +124,7 @@ class Producing(RuleBasedStateMachine):
         """Units that this step has to copy: complete, readable, wanted as far as one knows, and not copied
         before."""
         due: set[tuple[int, int]] = set()
-        last = after == self.target
+        last = after >= self.target
         for index, group in enumerate(self.manifest.layout.groups):
             if group.kind is Kind.STATE:
                 reached = [n for n, point in enumerate(self.manifest.resume_targets) if point <= after]
@@ -169,7 +171,9 @@ class Producing(RuleBasedStateMachine):
             pairs = self.manifest.units_between(copy.group, 0, self.target + 1)
             block = pairs[unit][1]
             tokens = range(block * bt, (block + 1) * bt)
-            assert slots == [token if token < self.target else ZERO for token in tokens]
+            for token, slot in zip(tokens, slots, strict=True):
+                # What follows the target is the prompt's own last token, or nothing.
+                assert slot == token or (slot == ZERO and token >= self.target)
         return {(copy.group, unit) for unit in copy.units}
 
     @precondition(lambda self: not self.ended)
@@ -180,7 +184,7 @@ class Producing(RuleBasedStateMachine):
         assert self.transfer.abandon("PrefillFailed") is None
         self.ended = True
         if self.admitted:
-            end = min(self.engine.computed + 1, self.target)
+            end = min(self.engine.computed + 1, self.end)
             self.engine.allocate(end)
             assert self.transfer.step(self.engine.computed, end, self.engine.tables) is None
         self.admitted = False

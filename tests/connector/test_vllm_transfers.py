@@ -25,7 +25,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def target(prompt: list[int], layout: str) -> int:
     """How many tokens' KV travels."""
-    return len(prompt) - 1 if layout in STATEFUL else len(prompt)
+    return len(prompt) if layout == "attention" else len(prompt) - 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,6 +85,22 @@ def test_the_consumer_may_ask_after_the_producer_has_finished(world: World, kind
     world.settle()
     assert consumer.outputs["r"] == expected_output(prompt, 4)
     assert consumer.external_tokens["r"] == target(prompt, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_way_in_which_a_prompt_can_lie_in_its_blocks(world: World, layout: str) -> None:
+    """Of a whole prompt the engine computes the last token, whose window may begin a block earlier than the
+    next token's."""
+    producer, consumer = world.pair("v1", layout, step_tokens=64)
+    prompts = {f"r{length}": prompt_of(length, length) for length in range(2, 70)}
+    for name, prompt in prompts.items():
+        out, into = legs(prompt)
+        producer.add(name, prompt, out, max_tokens=1)
+        consumer.add(name, prompt, into, max_tokens=2)
+    world.settle()
+    for name, prompt in prompts.items():
+        assert consumer.outputs[name] == expected_output(prompt, 2), name
+        assert consumer.external_tokens[name] == target(prompt, layout)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -198,8 +214,8 @@ def test_a_leg_that_is_not_this_engines_role(world: World, role: str, leg: int) 
     check_it_stays_local(world, engine, prompt_of(70), leg, "NotSupported")
 
 
-@pytest.mark.parametrize("layout", STATEFUL)
-def test_a_prompt_of_one_token_has_no_state_to_ship(world: World, layout: str) -> None:
+@pytest.mark.parametrize("layout", ["window", *STATEFUL])
+def test_a_prompt_of_one_token_is_not_shipped(world: World, layout: str) -> None:
     engine = world.engine(Settings(layout=layout))
     check_it_stays_local(world, engine, [5], 0, "NotSupported")
 

@@ -110,7 +110,7 @@ class Scheduler:
             return refused("NotSupported", "this engine's kv_role does not allow it")
         if request.prompt_token_ids is None:
             return refused("NotSupported", "the prompt has no token ids")
-        if len(request.prompt_token_ids) < (2 if self._layout.has_state else 1):
+        if len(request.prompt_token_ids) < self._layout.least_prompt_tokens:
             return refused("NotSupported", "the prompt is too short to have KV")
         if request.lora_request is not None:
             return refused("NotSupported", "LoRA is not part of the prompt digest")

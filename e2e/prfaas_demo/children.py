@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +62,13 @@ class Children:
     Args:
         logs: folder for their log files.
         mark: tells the janitor that they belong to this run.
+        started: called with the id of each process; it leads a session of the same number.
     """
 
-    def __init__(self, logs: Path, mark: str) -> None:
+    def __init__(self, logs: Path, mark: str, started: Callable[[int], None]) -> None:
         self._logs = logs
         self._mark = mark
+        self._started = started
         self._children: list[Child] = []
 
     async def start(
@@ -78,13 +79,13 @@ class Children:
         command: Sequence[str | os.PathLike[str]],
         environment: Mapping[str, str] | None = None,
     ) -> Child:
-        """Start a process in a region. It dies with the demo.
+        """Start a process in a region.
 
         Raises:
             DemoError: it cannot be started.
         """
         log = self._logs / f"{name}.log"
-        words = [*_tied_to_parent(), *region.command(command)]
+        words = region.command(command)
         with log.open("ab") as output:
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -97,6 +98,7 @@ class Children:
                 )
             except OSError as error:
                 raise DemoError(f"{title} cannot be started: {error}") from error
+        self._started(process.pid)
         child = Child(title, log, process)
         self._children.append(child)
         return child
@@ -113,12 +115,6 @@ class Children:
         finally:
             for task in tasks:
                 task.cancel()
-
-
-def _tied_to_parent() -> list[str]:
-    """A prefix that has the kernel kill the process when this one dies."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv is not None else []
 
 
 def last_lines(log: Path, count: int = 25) -> list[str]:

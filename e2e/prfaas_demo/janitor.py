@@ -1,8 +1,9 @@
 """Ends and removes everything that a demo made, however the demo ended.
 
 A process of its own, deaf to signals that people send to a terminal. Its standard input is its lifeline:
-when that ends, the demo has finished, or was killed, and the janitor clears up: every process with the run's
-mark, the control groups, the run folder. A line `keep logs` on the lifeline spares the log files.
+when that ends, the demo has finished, or was killed, and the janitor clears up: every process of the run, the
+control groups, the run folder. On the lifeline the demo says which sessions its processes lead, and may say
+that the log files are to stay.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from prfaas_wan.processes import process_ids, send
 
 MARK_VARIABLE = "PRFAAS_DEMO"
 KEEP_LOGS = b"keep logs\n"
-GRACE_SECONDS = 5.0
+SESSION = b"session "
+GRACE_SECONDS = 3.0
 KILL_SECONDS = 10.0
 _QUIET_SECONDS = 0.2
 _POLL_SECONDS = 0.02
@@ -49,12 +51,16 @@ class Janitor:
     def __init__(self, order: Order, process: subprocess.Popen[bytes]) -> None:
         self._order = order
         self._process = process
-        self._keep_logs = False
+        self._said = b""
         self._cleared = False
+
+    def look_after(self, session: int) -> None:
+        """A process of the run has started a session of its own; all processes in it belong to the run."""
+        self._say(b"%s%d\n" % (SESSION, session))
 
     def keep_logs(self) -> None:
         """Spare the log files when clearing up."""
-        self._keep_logs = True
+        self._say(KEEP_LOGS)
 
     def clear_up(self) -> None:
         """Have everything ended and removed, here if the janitor is gone; returns when that is done."""
@@ -62,11 +68,18 @@ class Janitor:
             return
         self._cleared = True
         with suppress(subprocess.TimeoutExpired, BrokenPipeError):
-            self._process.communicate(KEEP_LOGS if self._keep_logs else b"", GRACE_SECONDS + KILL_SECONDS + 5)
+            self._process.communicate(timeout=GRACE_SECONDS + KILL_SECONDS + 5)
         if self._process.poll() != 0:
             self._process.kill()
             self._process.wait()
-            clear_up(self._order, keep_logs=self._keep_logs)
+            clear_up(self._order, self._said)
+
+    def _say(self, line: bytes) -> None:
+        self._said += line
+        with suppress(BrokenPipeError):
+            if self._process.stdin is not None:
+                self._process.stdin.write(line)
+                self._process.stdin.flush()
 
 
 @contextmanager
@@ -97,40 +110,55 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     order = Order.model_validate_json(arguments[0])
     said = sys.stdin.buffer.read()
-    return 0 if clear_up(order, keep_logs=KEEP_LOGS in said) else 1
+    return 0 if clear_up(order, said) else 1
 
 
-def clear_up(order: Order, *, keep_logs: bool) -> bool:
-    """End the run's processes and remove its traces. False when something survived even SIGKILL."""
-    gone = end_processes(order.mark, GRACE_SECONDS, KILL_SECONDS)
+def clear_up(order: Order, said: bytes) -> bool:
+    """End the run's processes and remove its traces. False when something survived even SIGKILL.
+
+    Args:
+        order: what the run consists of.
+        said: what came over the lifeline.
+    """
+    lines = said.splitlines(keepends=True)
+    sessions = {int(line.removeprefix(SESSION)) for line in lines if line.startswith(SESSION)}
+    gone = end_processes(order.mark, sessions, GRACE_SECONDS, KILL_SECONDS)
     cpu_shares.remove(order.control_groups)
-    if keep_logs:
+    if KEEP_LOGS in lines:
         _remove_all_but(order.folder, order.logs)
     else:
         shutil.rmtree(order.folder, ignore_errors=True)
     return gone
 
 
-def end_processes(mark: str, grace_seconds: float, kill_seconds: float) -> bool:
-    """SIGTERM, after the grace SIGKILL, to every process with the mark. False when some survive even that."""
+def end_processes(mark: str, sessions: set[int], grace_seconds: float, kill_seconds: float) -> bool:
+    """SIGTERM, after the grace SIGKILL, to every process of a run. False when some survive even that."""
     for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, kill_seconds)):
-        if _signal_until_gone(mark, number, seconds):
+        if _signal_until_gone(mark, sessions, number, seconds):
             return True
     return False
 
 
-def marked_processes(mark: str) -> list[int]:
-    """Processes of a run, without this one."""
+def processes_of(mark: str, sessions: set[int]) -> list[int]:
+    """Processes of a run, without this one: those that carry its mark, and those in its sessions.
+
+    The second finds what the first cannot: vLLM writes its processes' titles over their environment. Sessions
+    of marked processes are added to `sessions`.
+    """
     own = os.getpid()
-    return [pid for pid in process_ids() if pid != own and mark in _marks(pid)]
+    alive = [pid for pid in process_ids() if pid != own and not _is_dead(pid)]
+    marked = {pid for pid in alive if mark in _marks(pid)}
+    # A process that has not made its session yet is in the demo's own.
+    sessions.update(session for pid in marked if (session := _session_of(pid)) == pid)
+    return [pid for pid in alive if pid in marked or _session_of(pid) in sessions]
 
 
-def _signal_until_gone(mark: str, number: signal.Signals, limit_seconds: float) -> bool:
+def _signal_until_gone(mark: str, sessions: set[int], number: signal.Signals, limit_seconds: float) -> bool:
     told: set[int] = set()
     deadline = time.monotonic() + limit_seconds
     quiet_since: float | None = None
     while time.monotonic() < deadline:
-        found = marked_processes(mark)
+        found = processes_of(mark, sessions)
         for pid in set(found) - told:
             send(pid, number)
             # A stopped process would never see the signal.
@@ -150,13 +178,24 @@ def _signal_until_gone(mark: str, number: signal.Signals, limit_seconds: float) 
 def _marks(pid: int) -> set[str]:
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return set()
-    if state in "ZX":
         return set()
     prefix = MARK_VARIABLE.encode() + b"="
     return {each[len(prefix) :].decode(errors="replace") for each in variables if each.startswith(prefix)}
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _remove_all_but(folder: Path, patterns: Sequence[str]) -> None:

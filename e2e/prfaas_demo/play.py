@@ -83,7 +83,7 @@ def play(options: Options, teller: Teller, show: Show) -> Outcome:
         with janitor(order) as cleaner:
             stage_pids: list[int] = []
             with regions(options.link, lambda: stage_pids[0], loopback=options.loopback) as places:
-                run = _Run(options, teller, folder, places, software, stage_pids, show)
+                run = _Run(options, teller, folder, places, software, stage_pids, show, cleaner.look_after)
                 try:
                     outcome = run_interruptible(run.course())
                 except DemoError as error:
@@ -120,11 +120,12 @@ class _Run:
     software: Software
     stage_pids: list[int]
     show: Show
+    look_after: Callable[[int], None]
 
     async def course(self) -> Outcome:
         credentials = layout.write_credentials(self.folder / "tls", self.regions.east, self.regions.west)
         shares = cpu_shares.claim(self.folder.name)
-        children = Children(self.folder, self.folder.name)
+        children = Children(self.folder, self.folder.name, self.look_after)
         async with aiohttp.ClientSession(read_bufsize=1 << 20) as session, _ended(children):
             stage = Stage(
                 folder=self.folder,

@@ -15,14 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from prfaas_demo.janitor import MARK_VARIABLE
 from prfaas_wan import WanError, connect, control, is_supported
 from prfaas_wan.processes import process_ids
 from tests.helpers import eventually
 
 ENDING_SECONDS = 40.0
 STARTING_SECONDS = 40.0
-STUBBORN_ENGINE = "trap '' TERM INT HUP; while true; do sleep 1000; done"
+# Like vLLM it has a child without an environment; unlike vLLM neither of them ends when told to.
+STUBBORN_ENGINE = """
+trap '' TERM INT HUP
+env -i sh -c 'while true; do sleep 1000; done' "child in $TMPDIR" &
+while true; do sleep 1000; done
+"""
 LINKS = ["--loopback", pytest.param("--rate=1Gbit", marks=pytest.mark.root)]
 
 pytestmark = pytest.mark.timeout(120)
@@ -52,39 +56,42 @@ class Run:
     def folders(self) -> list[Path]:
         return list(self.scratch.glob("prfaas-demo-*"))
 
-    def marked(self, *words: str) -> list[int]:
-        """Processes of this run, of those whose command line has a word."""
-        return [pid for pid in process_ids() if self._is_ours(pid) and _command(pid, words)]
+    def processes(self, word: str = "") -> list[int]:
+        """Processes of this run that have a word in their command line, alive."""
+        return [pid for pid in process_ids() if self._is_ours(pid) and word in _command(pid)]
 
     def _is_ours(self, pid: int) -> bool:
         try:
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             return False
-        # The demo, its janitor and everything below them have the run's TMPDIR.
-        own = f"TMPDIR={self.scratch}".encode()
-        return any(each.startswith((own, f"{MARK_VARIABLE}={self.scratch}".encode())) for each in variables)
+        # The demo and all that it starts have the run's TMPDIR, save those that hide it.
+        mark = f"TMPDIR={self.scratch}".encode()
+        command = _command(pid)
+        return bool(command) and (
+            str(self.scratch) in command or any(each.startswith(mark) for each in variables)
+        )
 
     def left_over(self) -> list[str]:
         """What should not be there any more."""
         return [
-            *map(str, self.marked()),
+            *(f"{pid} {_command(pid)}" for pid in self.processes()),
             *emulators_of(self.process.pid),
             *map(str, Path("/sys/fs/cgroup").glob(f"**/prfaas-demo-{self.process.pid}-*")),
             *map(str, self.folders),
         ]
 
     def engines_run(self) -> bool:
-        return len(self.marked("vllm")) >= 2
+        return len(self.processes("child in /")) == 2
 
 
-def _command(pid: int, words: tuple[str, ...]) -> bool:
+def _command(pid: int) -> str:
     try:
         line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
-    return state not in "ZX" and all(word in line for word in words)
+        return ""
+    return "" if state in "ZX" else line
 
 
 @contextmanager
@@ -147,7 +154,7 @@ def test_the_demo_is_killed(tmp_path: Path, link: str) -> None:
 def test_the_janitor_is_killed_before_ctrl_c(tmp_path: Path) -> None:
     with demo(tmp_path, STUBBORN_ENGINE, "--loopback") as run:
         eventually(run.engines_run, within_seconds=STARTING_SECONDS)
-        for pid in run.marked("prfaas_demo.janitor"):
+        for pid in run.processes("prfaas_demo.janitor"):
             os.kill(pid, signal.SIGKILL)
         run.process.send_signal(signal.SIGTERM)
         output, _ = run.process.communicate(timeout=ENDING_SECONDS)
@@ -158,7 +165,7 @@ def test_the_janitor_is_killed_before_ctrl_c(tmp_path: Path) -> None:
 @pytest.mark.parametrize("moment", ["janitor", "prfaas_sidecar"])
 def test_ctrl_c_at_an_earlier_moment(tmp_path: Path, moment: str) -> None:
     with demo(tmp_path, STUBBORN_ENGINE, "--loopback") as run:
-        eventually(lambda: run.marked(moment), within_seconds=STARTING_SECONDS)
+        eventually(lambda: run.processes(moment), within_seconds=STARTING_SECONDS)
         run.process.send_signal(signal.SIGINT)
         output, _ = run.process.communicate(timeout=ENDING_SECONDS)
         assert run.process.returncode == 128 + signal.SIGINT, output
@@ -174,4 +181,4 @@ def test_an_engine_that_ends_is_named_with_its_last_lines_and_leaves_only_logs(t
         (folder,) = run.folders
         assert f"All logs: {folder}" in output
         assert {path.suffix for path in folder.iterdir()} == {".log"}
-        assert run.marked() == []
+        assert run.processes() == []

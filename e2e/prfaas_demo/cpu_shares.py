@@ -14,6 +14,7 @@ from pathlib import Path
 from prfaas_wan.processes import process_ids
 
 CGROUPS = Path("/sys/fs/cgroup")
+NAME_PREFIX = "prfaas-demo-"
 ROLES = ("prefill", "decode")
 _SETTINGS = {
     "cgroup v1": ("cpu.shares", {"prefill": 4096, "decode": 1024}),
@@ -74,6 +75,7 @@ def claim(name: str, root: Path = CGROUPS) -> CpuShares:
     for means, parent in (("cgroup v1", _own_group_v1(root)), ("cgroup v2", _own_group_v2(root))):
         if parent is None:
             continue
+        _remove_forgotten(parent)
         setting, values = _SETTINGS[means]
         folders = {role: parent / f"{name}-{role}" for role in ROLES}
         try:
@@ -120,6 +122,14 @@ def remove(folders: Iterable[Path]) -> None:
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
+
+
+def _remove_forgotten(parent: Path) -> None:
+    """Control groups of demos that were killed with their janitor; names hold the demo's process id."""
+    for folder in parent.glob(f"{NAME_PREFIX}*-*-*"):
+        pid = folder.name.removeprefix(NAME_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            remove([folder])
 
 
 def _own_group_v1(root: Path) -> Path | None:

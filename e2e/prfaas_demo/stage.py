@@ -208,4 +208,4 @@ async def wait_until(
 
 def new_folder() -> Path:
     """The folder of one run: logs, configuration, keys and sockets. Its path is short, as sockets demand."""
-    return Path(tempfile.mkdtemp(prefix=f"prfaas-demo-{os.getpid()}-"))
+    return Path(tempfile.mkdtemp(prefix=f"{cpu_shares.NAME_PREFIX}{os.getpid()}-"))

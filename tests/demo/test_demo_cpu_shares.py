@@ -56,6 +56,20 @@ def test_weights_of_version_2(tmp_path: Path) -> None:
     assert (parent / "run-decode" / "cpu.weight").exists()
 
 
+def test_groups_that_a_killed_demo_left_are_removed_and_those_of_a_running_one_are_not(
+    tmp_path: Path,
+) -> None:
+    parent = tmp_path / "cpu" / own_path("cpu")
+    ended = int(
+        subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1, check=True).stdout
+    )
+    left, running = (parent / f"prfaas-demo-{pid}-abc-decode" for pid in (ended, os.getpid()))
+    for folder in (left, running):
+        folder.mkdir(parents=True)
+    cpu_shares.claim("run", tmp_path)
+    assert (left.exists(), running.exists()) == (False, True)
+
+
 def test_version_2_without_the_cpu_controller_is_no_use(tmp_path: Path) -> None:
     (tmp_path / own_path("")).mkdir(parents=True, exist_ok=True)
     (tmp_path / own_path("") / "cgroup.subtree_control").write_text("memory\n")

@@ -72,7 +72,7 @@ def whole_prompt(pair: Pair, expect: Expectation) -> None:
 
 def prefix_at_consumer(pair: Pair, expect: Expectation) -> None:
     """What the decode engine has in its own cache does not cross again."""
-    # Not a whole number of blocks: vLLM looks for a window at the last block boundary before the prompt's end,
+    # Not a whole number of blocks: vLLM looks for a window at the last block boundary before the end,
     # which a transfer of exactly whole blocks has no place for.
     long, longer = prompt(650), prompt(650) + prompt(200, seed=2)
     reference = pair.local(longer, OUTPUT_TOKENS)

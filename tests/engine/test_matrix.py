@@ -36,11 +36,6 @@ class Case:
 
 CASES = {
     "attention-late-copies": Case("smollm2-135m", Expectation(), arguments={"device": "lazy"}),
-    "attention-two-ranks": Case(
-        "smollm2-135m",
-        Expectation(),
-        arguments={"tensor_parallel_size": 2},
-    ),
     "attention-bfloat16": Case(
         "smollm2-135m",
         Expectation(tolerance=0.05, **ONE_AFTER_A_CHUNK),
@@ -48,6 +43,9 @@ CASES = {
         {"dtype": "bfloat16"},
     ),
     "sliding-window": Case("tiny-sliding-window", Expectation(any_block=False), arguments={"device": "lazy"}),
+    "two-ranks": Case(
+        "tiny-sliding-window", Expectation(any_block=False), arguments={"tensor_parallel_size": 2}
+    ),
     "mamba2": Case("tiny-mamba2", Expectation(state=True, any_block=False)),
     # vLLM's gated delta net on CPUs runs in bfloat16 only.
     "gated-delta-net": Case(
@@ -65,6 +63,18 @@ CASES = {
             "compilation_config": {"custom_ops": ["-rotary_embedding"]},
             "max_num_batched_tokens": 2048,
             "enable_prefix_caching": False,
+        },
+    ),
+    # Both ranks hold the same latent KV: it is shipped once and loaded by both.
+    "mla-two-ranks": Case(
+        "tiny-mla",
+        Expectation(any_block=False),
+        (scenarios.whole_prompt, scenarios.aborts),
+        {
+            "compilation_config": {"custom_ops": ["-rotary_embedding"]},
+            "max_num_batched_tokens": 2048,
+            "enable_prefix_caching": False,
+            "tensor_parallel_size": 2,
         },
     ),
 }

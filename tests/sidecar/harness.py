@@ -37,6 +37,7 @@ class Process:
     ports: dict[str, int]
     log: list[dict[str, Any]] = field(default_factory=list)
     reader: asyncio.Task[None] | None = None
+    before: dict[str, float] = field(default_factory=dict)
 
     @property
     def peer_address(self) -> str:
@@ -56,15 +57,23 @@ class Process:
             return answer.status, await answer.text()
 
     async def metric(self, name: str, **labels: str) -> float:
-        """The sum of all samples of a metric that carry these labels."""
-        _, text = await self.get("/metrics")
+        """The sum of all samples of a metric that carry these labels; counters count from `begin`."""
         total = 0.0
-        for line in text.splitlines():
-            sample, _, value = line.rpartition(" ")
+        for sample, value in (await self._samples()).items():
             base = sample.partition("{")[0]
             if base == name and all(f'{key}="{wanted}"' in sample for key, wanted in labels.items()):
-                total += float(value)
+                total += value - (self.before.get(sample, 0.0) if base.endswith("_total") else 0.0)
         return total
+
+    async def begin(self) -> None:
+        """A new test of a process that has run others: forget what they counted and logged."""
+        self.log.clear()
+        self.before = await self._samples()
+
+    async def _samples(self) -> dict[str, float]:
+        _, text = await self.get("/metrics")
+        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {sample: float(value) for sample, _, value in lines}
 
     async def until(self, name: str, holds: Callable[[float], bool], **labels: str) -> float:
         """Poll a metric until it has a value, within a bound."""
@@ -182,9 +191,12 @@ class Pair:
 
 
 @contextlib.asynccontextmanager
-async def pair(folder: Path, authority: Authority, **settings: Any) -> AsyncIterator[Pair]:
-    """Two sidecars that may talk to one another. ``settings`` go to both; ``producer`` and ``consumer`` to
-    one."""
+async def processes(
+    folder: Path, authority: Authority, **settings: Any
+) -> AsyncIterator[tuple[Process, Process]]:
+    """A producer's and a consumer's sidecar that may talk to one another. ``settings`` go to both;
+    ``producer`` and
+    ``consumer`` to one."""
     only_producer, only_consumer = settings.pop("producer", {}), settings.pop("consumer", {})
     for_producer, for_consumer = {**settings, **only_producer}, {**settings, **only_consumer}
     rule = {"identity": PRODUCER, "addresses": ["127.0.0.1:*"]}
@@ -194,12 +206,28 @@ async def pair(folder: Path, authority: Authority, **settings: Any) -> AsyncIter
         ) as p,
         sidecar(folder / "c", authority.leaf(CONSUMER), dial=[rule], gateways=[GATEWAY], **for_consumer) as c,
     ):
-        prefill, decode = await p.engine(), await c.engine()
-        try:
-            yield Pair(p, c, prefill, decode, authority)
-        finally:
-            await decode.close()
-            await prefill.close()
+        yield p, c
+
+
+@contextlib.asynccontextmanager
+async def engines(producer: Process, consumer: Process, authority: Authority) -> AsyncIterator[Pair]:
+    """An engine at each of two sidecars."""
+    prefill, decode = await producer.engine(), await consumer.engine()
+    try:
+        yield Pair(producer, consumer, prefill, decode, authority)
+    finally:
+        await decode.close()
+        await prefill.close()
+
+
+@contextlib.asynccontextmanager
+async def pair(folder: Path, authority: Authority, **settings: Any) -> AsyncIterator[Pair]:
+    """Two new sidecars with engines."""
+    async with (
+        processes(folder, authority, **settings) as (producer, consumer),
+        engines(producer, consumer, authority) as running,
+    ):
+        yield running
 
 
 def transfer_id() -> str:

@@ -19,6 +19,8 @@ from tests.helpers import eventually_async
 from tests.sidecar.fake_engine import Refusal, lanes_of
 from tests.sidecar.harness import CONSUMER, GATEWAY, PRODUCER, Pair, Process, sidecar, transfer_id
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 LANES = lanes_of()
 STRANGER = "spiffe://test/region/eu/ns/default/gateway/other"
 
@@ -230,12 +232,14 @@ async def test_a_prefill_leg_is_passed_to_the_engine_and_back(tmp_path: Path, au
 
 
 async def test_a_caller_that_goes_away_aborts_the_leg(tmp_path: Path, authority: Authority) -> None:
-    async with with_engine(tmp_path, authority) as (side, engine), gateway(tmp_path, authority) as client:
-        call = asyncio.create_task(client.post(url(side, "/v1/prefill"), data=b'{"user": "wait"}'))
+    context = await asyncio.to_thread(_context, authority.leaf(GATEWAY), tmp_path)
+    async with with_engine(tmp_path, authority) as (side, engine):
+        _, writer = await asyncio.open_connection("127.0.0.1", side.ports["control"], ssl=context)
+        writer.write(b"POST /v1/prefill HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\n\r\n")
+        writer.write(b'{"user": "wait"}')
         await engine.stuck.wait()
-        call.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await call
+        writer.close()
+        await writer.wait_closed()
         async with asyncio.timeout(10):
             await engine.gone.wait()
         await side.until("prfaas_sidecar_prefill_requests_total", lambda n: n == 1, outcome="caller_gone")

@@ -14,6 +14,8 @@ from tests.helpers import eventually_async
 from tests.sidecar.fake_engine import FINGERPRINT, FakeEngine, Refusal, Side, everything, lanes_of
 from tests.sidecar.harness import CONSUMER, PRODUCER, Pair, sidecar, transfer_id
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 LANES = lanes_of()
 SIZE = 2 * 8 * 4096
 

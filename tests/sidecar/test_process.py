@@ -116,34 +116,34 @@ def test_a_socket_path_that_is_a_file_is_not_overwritten(tmp_path: Path, authori
     assert (tmp_path / "s").read_text() == "precious"
 
 
-async def test_a_second_sidecar_does_not_take_the_socket_of_the_first(two: Pair, tmp_path: Path) -> None:
+async def test_a_second_sidecar_does_not_take_the_socket_of_the_first(own_two: Pair, tmp_path: Path) -> None:
     path = await asyncio.to_thread(
-        write, tmp_path / "second", two.authority, engine={"socket": str(two.producer.socket)}
+        write, tmp_path / "second", own_two.authority, engine={"socket": str(own_two.producer.socket)}
     )
     answer = await asyncio.to_thread(run, "--config", str(path))
     assert answer.returncode == 1
     assert "another process listens" in answer.stderr
 
 
-async def test_sigterm_lets_what_runs_end_and_refuses_what_is_new(two: Pair) -> None:
+async def test_sigterm_lets_what_runs_end_and_refuses_what_is_new(own_two: Pair) -> None:
     name = transfer_id()
-    produced = await two.prefill.produce(name, LANES, CONSUMER)
-    consumed = await two.decode.consume(name, LANES, two.producer.peer_address, PRODUCER)
-    await two.prefill.wanted(name)
-    for side in (two.producer, two.consumer):
+    produced = await own_two.prefill.produce(name, LANES, CONSUMER)
+    consumed = await own_two.decode.consume(name, LANES, own_two.producer.peer_address, PRODUCER)
+    await own_two.prefill.wanted(name)
+    for side in (own_two.producer, own_two.consumer):
         side.process.send_signal(signal.SIGTERM)
-    await eventually_async(lambda: two.producer.said("draining") and two.consumer.said("draining"))
-    assert await two.producer.get("/readyz") == (503, "draining\n")
+    await eventually_async(lambda: own_two.producer.said("draining") and own_two.consumer.said("draining"))
+    assert await own_two.producer.get("/readyz") == (503, "draining\n")
     with pytest.raises(Refusal) as refusal:
-        await two.prefill.produce(transfer_id(), LANES, CONSUMER)
+        await own_two.prefill.produce(transfer_id(), LANES, CONSUMER)
     assert refusal.value.code == "Draining"
     with pytest.raises(Refusal) as refusal:
-        await two.decode.consume(transfer_id(), LANES, two.producer.peer_address, PRODUCER)
+        await own_two.decode.consume(transfer_id(), LANES, own_two.producer.peer_address, PRODUCER)
     assert refusal.value.code == "Draining"
-    two.prefill.produce_all(produced, LANES)
-    assert (await two.decode.ended(name)).code == "complete"
-    assert two.decode.check(consumed, LANES, everything(LANES), two.decode.landed(name)) == 16
-    assert [await two.producer.stop(), await two.consumer.stop()] == [0, 0]
+    own_two.prefill.produce_all(produced, LANES)
+    assert (await own_two.decode.ended(name)).code == "complete"
+    assert own_two.decode.check(consumed, LANES, everything(LANES), own_two.decode.landed(name)) == 16
+    assert [await own_two.producer.stop(), await own_two.consumer.stop()] == [0, 0]
 
 
 async def test_a_drain_does_not_wait_for_ever(tmp_path: Path, authority: Authority) -> None:
@@ -157,26 +157,26 @@ async def test_a_drain_does_not_wait_for_ever(tmp_path: Path, authority: Authori
         await engine.close()
 
 
-async def test_a_renewed_certificate_is_shown_without_a_restart(two: Pair, tmp_path: Path) -> None:
+async def test_a_renewed_certificate_is_shown_without_a_restart(own_two: Pair, tmp_path: Path) -> None:
     """The client trusts only the CA of the new one."""
     renewing = ca("the new CA")
-    files, leaf = two.producer.config["tls"], renewing.leaf(PRODUCER)
+    files, leaf = own_two.producer.config["tls"], renewing.leaf(PRODUCER)
 
     def replace() -> None:
         for name, content in (
             ("certificate", leaf.certificate_pem),
             ("key", leaf.key_pem),
-            ("ca", two.authority.pem + renewing.pem),
+            ("ca", own_two.authority.pem + renewing.pem),
         ):
             fresh = Path(files[name] + ".new")
             fresh.write_bytes(content)
             fresh.replace(files[name])
 
     with pytest.raises(ssl.SSLCertVerificationError):
-        await tls_client(two.producer.peer_address, renewing.leaf(CONSUMER), renewing.pem, tmp_path, b"?")
+        await tls_client(own_two.producer.peer_address, renewing.leaf(CONSUMER), renewing.pem, tmp_path, b"?")
     await asyncio.to_thread(replace)
-    await eventually_async(lambda: two.producer.said("TLS credentials were read again"))
+    await eventually_async(lambda: own_two.producer.said("TLS credentials were read again"))
     answer = await tls_client(
-        two.producer.peer_address, renewing.leaf(CONSUMER), renewing.pem, tmp_path, b"GET / HTTP/1.1"
+        own_two.producer.peer_address, renewing.leaf(CONSUMER), renewing.pem, tmp_path, b"GET / HTTP/1.1"
     )
     assert b"ProtocolError" in answer

@@ -16,6 +16,8 @@ from tests.sidecar.fake_engine import FINGERPRINT, Refusal, everything, lanes_of
 from tests.sidecar.harness import CONSUMER, PRODUCER, Pair, sidecar, transfer_id
 from tests.sidecar.wire import plain_client, tls_client
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 LANES = lanes_of()
 OTHER_POOL = "spiffe://test/region/eu/ns/default/pool/DecodePool/other"
 OTHER_REGION = "spiffe://test/region/ap/ns/default/pool/PrefillPool/long"

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from prfaas_demo.certificates import Authority
 from tests.sidecar.fake_engine import everything, lanes_of
 from tests.sidecar.harness import CONSUMER, PRODUCER, Pair, pair, transfer_id
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_everything_that_was_published_lands_unchanged(two: Pair) -> None:

@@ -96,9 +96,10 @@ class Stress:
             assert engine.outputs[name] == expected_output(prompt, count), name
 
 
-@pytest.mark.parametrize("kind", ["v1", "v1 async", "v2 async"])
+# Among the seeds: some in which the window's part of a cached prefix was evicted and the attention's was not.
+@pytest.mark.parametrize("seed", [0, 2, 109, 129])
+@pytest.mark.parametrize("kind", ["v1", "v2 async"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("seed", range(3))
 def test_every_request_is_answered_rightly_or_gone(world: World, seed: int, kind: str, layout: str) -> None:
     stress = Stress(world, seed, kind, layout)
     for _ in range(150):

@@ -22,7 +22,7 @@ from prfaas_connector.device.base import DeviceCopier
 from prfaas_connector.device.cpu import CpuCopier
 from prfaas_connector.device.lazy import LazyCopier
 from prfaas_connector.local_api.messages import PROTOCOL, Hello, Message
-from prfaas_connector.manifest import Layout
+from prfaas_connector.manifest import Kind, Layout
 from prfaas_connector.steps import StepPlan
 from prfaas_connector.vllm import fingerprint, support
 from prfaas_connector.vllm.scheduler import Scheduler
@@ -69,8 +69,9 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     @property
     def supports_divergent_local_hybrid_hits(self) -> bool:
         """Recurrent state always comes with a load, so the local attention hit may be deeper than the local
-        state."""
-        return True
+        state. Windows and further attention groups come only from where the local hit ends."""
+        kinds = [group.kind for group in self._layout.groups]
+        return kinds.count(Kind.ATTENTION) == 1 and Kind.WINDOW not in kinds
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -98,7 +99,13 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def _local_tokens(self, request: Any) -> int:
         if self._kv_cache_manager is None:
             return 0
-        local = int(self._kv_cache_manager.get_computed_blocks_for_connector(request)[1])
+        # As the engine's scheduler will look it up.
+        lookup = (
+            self._kv_cache_manager.get_computed_blocks_for_connector
+            if self.supports_divergent_local_hybrid_hits
+            else self._kv_cache_manager.get_computed_blocks
+        )
+        local = int(lookup(request)[1])
         grain = max(group.block_tokens for group in self._layout.groups)
         return local if local % grain == 0 else 0
 

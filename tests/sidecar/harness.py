@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +117,7 @@ async def sidecar(
 ) -> AsyncIterator[Process]:
     """Start a sidecar on free ports of the loopback and stop it afterwards."""
     # Unix socket paths are short, pytest's folders are not.
-    socket_path = Path(f"/tmp/prfaas-test-{os.getpid()}-{secrets.token_hex(4)}.sock")  # noqa: S108
+    socket_path = Path(f"{tempfile.gettempdir()}/prfaas-test-{os.getpid()}-{secrets.token_hex(4)}.sock")
     config: dict[str, Any] = {
         "engine": {"socket": str(socket_path)},
         "arena_bytes": "16MiB",

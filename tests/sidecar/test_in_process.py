@@ -7,6 +7,7 @@ import contextlib
 import logging
 import queue
 import secrets
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def make(folder: Path, leaf: Leaf, peers: dict[str, Any]) -> Sidecar:
     return Sidecar(
         Config.model_validate(
             {
-                "engine": {"socket": f"/tmp/prfaas-test-{secrets.token_hex(6)}.sock"},  # noqa: S108 - short enough
+                "engine": {"socket": f"{tempfile.gettempdir()}/prfaas-test-{secrets.token_hex(6)}.sock"},
                 "arena_bytes": "4MiB",
                 "listen": {"peer": "127.0.0.1:0", "control": "127.0.0.1:0", "health": "127.0.0.1:0"},
                 "tls": {"certificate": files.certificate, "key": files.key, "ca": files.ca},

@@ -11,6 +11,8 @@ from prfaas_demo import names
 from prfaas_demo.layout import BLOCK_TOKENS, MAX_MODEL_TOKENS
 from prfaas_demo.regions import Region
 
+FLOAT32_BYTES = 4
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -67,6 +69,13 @@ def command(
         "--kv-transfer-config",
         json.dumps(transfer),
     ]
+
+
+def kv_bytes_per_token(model: Path) -> int:
+    """Size of one token's keys and values in float32, from a Llama-like model's configuration."""
+    config = json.loads((model / "config.json").read_text())
+    heads = config["num_key_value_heads"] * config["head_dim"]
+    return int(config["num_hidden_layers"] * 2 * heads * FLOAT32_BYTES)
 
 
 def environment(base: Mapping[str, str], scratch: Path) -> dict[str, str]:

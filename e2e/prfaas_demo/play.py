@@ -144,7 +144,15 @@ class _Run:
                 if stage.producer_sidecar is not None:
                     self.stage_pids.append(stage.producer_sidecar.pid)
                 prompts = demo_prompts(self.options.scale)
-                scenario = Scenario(stage, session, self.teller, prompts, self.options.max_tokens)
+                scenario = Scenario(
+                    stage,
+                    session,
+                    self.teller,
+                    prompts,
+                    self.options.max_tokens,
+                    kv_bytes_per_token=engines.kv_bytes_per_token(self.software.model),
+                    transfers_pay=self.regions.kind == "loopback" or self.options.link == LinkOptions(),
+                )
                 outcome = await _unless(stage.children.any_died(), self._perform(scenario, facts, prompts))
             self.show(outcome)
             if self.options.keep:
@@ -163,7 +171,7 @@ class _Run:
         found = {
             prompt.name: faults
             for prompt, got, alone in zip(prompts, prfaas, local, strict=True)
-            if (faults := results.problems(prompt, got) + results.local_problems(alone))
+            if (faults := scenario.problems(prompt, got) + results.local_problems(alone))
         }
         return Outcome(facts, prfaas, local, found, scenario.cut_text)
 

@@ -111,9 +111,9 @@ def _verdict_on_speed(outcome: Outcome) -> str:
     if ratio is None:
         return "No transfer was complete, so there is no ratio to speak of.\n"
     return (
-        f"Ratio: all local / prfaas; the median for TTFT, over complete transfers, is {ratio:.2f}. There is no "
-        "second machine here: both engines, TLS\nand the emulated WAN share the same cores. This shows that it "
-        "works, not what another region's hardware gains.\n"
+        f"Ratio: all local / prfaas; the median for TTFT, over complete transfers, is {ratio:.2f}. There is "
+        "no second machine: engines, TLS and emulated WAN share the same cores, so this shows that it works, "
+        "and not what another region's hardware gains.\n"
     )
 
 

@@ -84,8 +84,13 @@ def _between(start: float | None, end: float | None) -> float | None:
     return None if start is None or end is None else max(0.0, end - start)
 
 
-def problems(prompt: Prompt, got: Request) -> list[str]:
-    """What went otherwise than it should; empty when nothing did."""
+def problems(prompt: Prompt, got: Request, *, transfers_pay: bool = True) -> list[str]:
+    """What went otherwise than it should; empty when nothing did.
+
+    Args:
+        transfers_pay: whether the link is one over which waiting for KV is known to pay. Where it is not, an
+            engine may well compute all of a prompt itself, and before the link is cut.
+    """
     found = []
     if not got.same_tokens:
         found.append("the tokens differ from the reference")
@@ -93,19 +98,17 @@ def problems(prompt: Prompt, got: Request) -> list[str]:
         found.append(f"should have been {prompt.expects}, and was {got.route} ({got.reason})")
     elif prompt.expects == "remote":
         landed = got.landed_tokens or 0
-        if not landed:
-            found.append("nothing was taken from the transfer")
-        if prompt.cut and landed >= got.uncached_tokens:
-            found.append(
-                "everything was taken from the transfer, although the link was to be cut before its end"
-            )
         if not prompt.cut and got.transfer_code not in _GOOD_ENDS:
             found.append(f"the transfer ended with {got.transfer_code}")
+        elif transfers_pay and not landed:
+            found.append("nothing was taken from the transfer")
+        elif prompt.cut and landed >= got.uncached_tokens:
+            found.append("everything was taken from the transfer, although the link should have been cut")
     return found
 
 
 _GOOD_ENDS = ("complete", "Cancelled")
-"""The second is the engine's own choice: computing the last few tokens was quicker than waiting for them."""
+"""The second is the engine's own choice: computing the rest was quicker than waiting for it."""
 
 
 def local_problems(got: Request) -> list[str]:

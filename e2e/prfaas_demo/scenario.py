@@ -10,7 +10,6 @@ import aiohttp
 
 from prfaas_demo import results
 from prfaas_demo.client import Answer, ask, reset_prefix_cache
-from prfaas_demo.errors import DemoError
 from prfaas_demo.observer import Transfer
 from prfaas_demo.progress import Step, Teller
 from prfaas_demo.prompts import Prompt
@@ -32,8 +31,9 @@ class Scenario:
     teller: Teller
     prompts: tuple[Prompt, ...]
     max_tokens: int
+    kv_bytes_per_token: int
+    transfers_pay: bool
     references: dict[str, Answer] = field(default_factory=dict)
-    kv_bytes_per_token: float | None = None
     cut_text: str = ""
 
     async def take_references(self) -> None:
@@ -72,7 +72,9 @@ class Scenario:
         if prompt.cut:
             self.teller.line(f"    {self.cut_text or 'the engine took what it had before the cut'}", "dim")
         self.teller.line(f"    answer: {_shortened(got.text)}", "dim")
-        for problem in results.problems(prompt, got):
+        if got.transfer_code is not None and not got.landed_tokens:
+            self.teller.line("    the engine computed all of it: waiting for the east did not pay", "dim")
+        for problem in self.problems(prompt, got):
             self.teller.line(f"    {problem}", "bold red")
 
     async def all_local(self) -> list[Request]:
@@ -90,6 +92,10 @@ class Scenario:
                 done.append(got)
         await gateway.stop()
         return done
+
+    def problems(self, prompt: Prompt, got: Request) -> list[str]:
+        """What went otherwise than it should."""
+        return results.problems(prompt, got, transfers_pay=self.transfers_pay)
 
     @property
     def _engine_url(self) -> str:
@@ -113,16 +119,11 @@ class Scenario:
 
     async def _understood(self, prompt: Prompt, answer: Answer) -> Request:
         consumer, producer = await self._records(answer.headers.get("x-prfaas-transfer-id"))
-        got = results.request(prompt, answer, self.references[prompt.name], consumer, producer)
-        if got.transfer_code == "complete" and got.kv_bytes and got.landed_tokens:
-            self.kv_bytes_per_token = got.kv_bytes / got.landed_tokens
-        return got
+        return results.request(prompt, answer, self.references[prompt.name], consumer, producer)
 
     async def _watch(self, prompt: Prompt, before: float, step: Step) -> None:
         """Tell how much has landed and, for the request that is there for it, cut the link on the way."""
-        expected = (self.kv_bytes_per_token or 0) * self.references[prompt.name].prompt_tokens
-        if prompt.cut and not expected:
-            raise DemoError("no transfer was complete before the one to be cut, so its size is not known")
+        expected = self.kv_bytes_per_token * self.references[prompt.name].prompt_tokens
         while True:
             landed = await self._landed_bytes() - before
             if landed > 0:

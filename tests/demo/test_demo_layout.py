@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import stat
 import subprocess
@@ -77,3 +78,9 @@ def test_an_engines_scratch_files_stay_in_the_run_folder(tmp_path: Path) -> None
     assert variables["OMP_NUM_THREADS"] == "1"
     assert variables["TMPDIR"] == variables["VLLM_RPC_BASE_PATH"] == str(tmp_path / "scratch")
     assert (tmp_path / "scratch").is_dir()
+
+
+def test_the_size_of_a_tokens_kv(tmp_path: Path) -> None:
+    shape = {"num_hidden_layers": 30, "num_key_value_heads": 3, "head_dim": 64}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    assert engines.kv_bytes_per_token(tmp_path) == 46_080

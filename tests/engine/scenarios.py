@@ -30,7 +30,9 @@ class Expectation:
     """What the model's kind allows to expect.
 
     Attributes:
-        state: the model has recurrent state, sent whole; a complete transfer stops one token short.
+        state: the model has recurrent state, which is sent whole.
+        one_short: a complete transfer stops one token short of the prompt: state and windows must be those
+            from which the decode engine computes the last token.
         any_block: a cut transfer can be used up to any block, not only at planned resume points.
         lengths: prompts of `whole_prompt`. In bfloat16 a prompt must end one token after a chunk's end, so
             that the reference has the chunk boundaries of a transfer; in float32 boundaries do not matter.
@@ -39,6 +41,7 @@ class Expectation:
     """
 
     state: bool = False
+    one_short: bool = False
     any_block: bool = True
     lengths: tuple[int, ...] = (2, 33, 128, 129, 257, 513, 700)
     long_tokens: int = 1000
@@ -46,7 +49,7 @@ class Expectation:
 
     def target(self, tokens: int) -> int:
         """How many tokens a complete transfer brings."""
-        return tokens - 1 if self.state else tokens
+        return tokens - 1 if self.one_short else tokens
 
 
 def same(answer: Answer, reference: Answer, tolerance: float = LOGPROB_TOLERANCE) -> None:

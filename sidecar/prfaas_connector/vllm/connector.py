@@ -233,11 +233,13 @@ def _hello(vllm_config: Any, kv_cache_config: Any, layout: Layout, settings: Set
 def _show_own_log() -> None:
     """vLLM configures only its own loggers; without a handler the connector's warnings would be lost."""
     own = logging.getLogger("prfaas")
-    if not own.handlers and not logging.getLogger().handlers:
+    if not own.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s [%(name)s] %(message)s"))
         own.addHandler(handler)
         own.setLevel(logging.INFO)
+        # Some of the engine's libraries give the root logger a handler of their own.
+        own.propagate = False
 
 
 def _unexpected(message: Message) -> None:

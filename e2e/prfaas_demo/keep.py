@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import shutil
+import sys
+from pathlib import Path
 
 from prfaas_demo import names
 from prfaas_demo.progress import Teller
@@ -34,11 +37,22 @@ def hints(regions: Regions, folder: str) -> list[str]:
     if regions.name is not None:
         lines += [
             "The link, while it runs:",
-            f"  prfaas wan status {regions.name}",
-            f"  prfaas wan cut {regions.name}; prfaas wan restore {regions.name}",
-            f"  prfaas wan set {regions.name} --rate 100Mbit",
+            *(
+                f"  {_own_command()} wan {what}"
+                for what in (
+                    f"status {regions.name}",
+                    f"cut {regions.name}",
+                    f"restore {regions.name}",
+                    f"set {regions.name} --rate 100Mbit",
+                )
+            ),
         ]
     return [*lines, f"Logs and configuration: {folder}", "Ctrl-C ends everything."]
+
+
+def _own_command() -> str:
+    """How this command is called in a shell that has not activated its environment."""
+    return "prfaas" if shutil.which("prfaas") else str(Path(sys.executable).with_name("prfaas"))
 
 
 def _curl(url: str, prompt: str) -> str:

@@ -11,6 +11,7 @@ import array
 import fcntl
 import mmap
 import os
+import secrets
 import selectors
 import socket
 import termios
@@ -85,6 +86,7 @@ class LoopbackSidecar:
         self.violations: list[str] = []
         self._held = False
         self._next_offset = 0
+        self.incarnation = secrets.token_hex(8)
         self._descriptor = os.memfd_create("loopback-arena", os.MFD_CLOEXEC)
         os.ftruncate(self._descriptor, arena_bytes)
         self._memory = memoryview(mmap.mmap(self._descriptor, arena_bytes))
@@ -167,7 +169,7 @@ class LoopbackSidecar:
         match message:
             case Hello():
                 connection.hello = message
-                welcome = pack(Welcome(PROTOCOL, self.arena_bytes))
+                welcome = pack(Welcome(PROTOCOL, self.arena_bytes, self.incarnation))
                 socket.send_fds(connection.channel, [welcome], [self._descriptor])
             case Produce() | Consume() if self.silent:
                 return

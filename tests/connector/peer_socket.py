@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Peer:
         """Greets with the descriptor ``arena``, or with new ones."""
         sent = [arena] if arena is not None else [memfd() for _ in range(descriptors)]
         try:
-            data = pack(Welcome(protocol, size_bytes)) + followed_by
+            data = pack(Welcome(protocol, size_bytes, secrets.token_hex(8))) + followed_by
             if sent:
                 socket.send_fds(self.channel, [data], sent)
             else:

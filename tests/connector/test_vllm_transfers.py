@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -233,6 +234,27 @@ def test_children_of_one_request_share_a_transfer_id(world: World, kind: str) ->
     for child in ("0_r", "1_r", "2_r"):
         assert consumer.outputs[child] == expected_output(prompt, 4)
     assert len(world.sidecar.said(Consume)) == len(world.sidecar.said(Release)) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_engines_own_rate_is_that_of_its_steps(
+    world: World, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the next step is scheduled while this one runs."""
+    engine = world.engine(KINDS[kind], step_tokens=100)
+    now = 1000.0
+    monkeypatch.setattr("prfaas_connector.vllm.scheduler.time", SimpleNamespace(monotonic=lambda: now))
+    update = engine._update
+
+    def two_seconds_later(*step: Any) -> None:
+        nonlocal now
+        now += 2.0
+        update(*step)
+
+    monkeypatch.setattr(engine, "_update", two_seconds_later)
+    engine.add("r", prompt_of(300), max_tokens=3)
+    until(lambda: engine.idle, engine)
+    assert engine.connector._scheduling._rate.tokens_per_second == pytest.approx(50.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -146,6 +146,9 @@ def test_a_load_fails(
     world.settle()
     assert consumer.reported_loads == {"r": 1}
     assert consumer.outputs["r"] == expected_output(PROMPT, 4)
+    (release,) = world.sidecar.said(Release)
+    assert isinstance(release, Release)
+    assert release.taken_tokens == 0
     # The failed load left nothing in the cache that a later prompt could read.
     consumer.add("after", PROMPT, max_tokens=2)
     world.settle()

@@ -312,6 +312,7 @@ class Engine:
             half._requests,
             half._requests_by_transfer,
             half._refused,
+            half._rate._in_flight,
         ):
             assert not left
         assert self.reported_loads == self.planned_loads

@@ -4,6 +4,7 @@ loads."""
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ def caches() -> dict[str, Any]:
 def new_arena() -> Arena:
     descriptor = os.memfd_create("test-arena", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, ARENA_BYTES)
-    return Arena(descriptor, ARENA_BYTES)
+    return Arena(descriptor, ARENA_BYTES, secrets.token_hex(8))
 
 
 class FakeSidecar:

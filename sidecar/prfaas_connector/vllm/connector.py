@@ -30,7 +30,7 @@ from prfaas_connector.vllm.settings import Settings
 from prfaas_connector.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 logger = logging.getLogger("prfaas.connector")
 
@@ -129,7 +129,15 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def update_connector_output(self, connector_output: Any) -> None:
         """Loads that every rank has finished."""
         if connector_output.finished_recving:
-            self._scheduling.finished_loading(connector_output.finished_recving)
+            self._scheduling.finished_loading(
+                connector_output.finished_recving, connector_output.failed_recving
+            )
+
+    def take_events(self) -> Iterable[Any]:
+        """None. vLLM asks once for each step whose output it has processed, empty ones included, in the order
+        in which they were scheduled; there is no other hook at a step's end."""
+        self._scheduling.step_ended()
+        return ()
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         """Blocks may be freed at once: nothing reads them after the step that computed them."""
@@ -150,7 +158,7 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         device = next(iter(named.values())).device
         rank = self._vllm_config.parallel_config.rank % self._vllm_config.parallel_config.tensor_parallel_size
         client = SidecarClient(
-            self._settings.socket, as_worker(self._hello, rank), _unexpected, _connected, _disconnected
+            self._settings.socket, as_worker(self._hello, rank), _unexpected, _connected, self._disconnected
         )
         self._worker = Worker(
             self._layout, rank, self._kv_cache_config.kv_tp_replicas, self._copier(device), client
@@ -158,6 +166,11 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._worker.register(named)
         client.start()
         self._client = client
+
+    def _disconnected(self) -> None:
+        logger.warning("worker lost the sidecar")
+        if self._worker is not None:
+            self._worker.quiesce()
 
     def _copier(self, device: Any) -> DeviceCopier:
         if device.type == "cuda":
@@ -248,7 +261,3 @@ def _unexpected(message: Message) -> None:
 
 def _connected(arena: Arena) -> None:
     logger.info("worker connected to the sidecar; arena of %d bytes", arena.size_bytes)
-
-
-def _disconnected() -> None:
-    logger.warning("worker lost the sidecar")

@@ -164,15 +164,22 @@ class Scheduler:
                 if save is not None:
                     self._plan.saves.append(save)
             plan, self._plan = self._plan, StepPlan()
-        self._rate.step(time.monotonic(), _prefill_tokens(scheduler_output))
+        self._rate.step_scheduled(time.monotonic(), _prefill_tokens(scheduler_output))
         return plan
 
-    def finished_loading(self, request_ids: set[str]) -> None:
-        """Every rank has loaded (or failed to): the arena is no longer read."""
+    def step_ended(self) -> None:
+        """The engine has the output of the oldest step that it has not ended yet."""
+        self._rate.step_ended(time.monotonic())
+
+    def finished_loading(self, request_ids: set[str], failed: set[str]) -> None:
+        """Every rank has loaded (or failed to): the arena is no longer read. ``failed`` is part of
+        ``request_ids``."""
         with self._lock:
             for request_id in request_ids:
                 incoming = self._consuming.get(request_id)
                 if incoming is not None:
+                    if request_id in failed:
+                        incoming.taken_tokens = 0
                     self._release(request_id, incoming)
 
     def request_finished(self, request: Any) -> dict[str, Any] | None:
@@ -208,7 +215,8 @@ class Scheduler:
                 if not outgoing.finished:
                     outgoing.refused = Refused(outgoing.leg.transfer_id, "SidecarGone", gone)
             for incoming in self._consuming.values():
-                incoming.ended = incoming.ended or "SidecarGone"
+                # A sidecar that lives on may give the memory to others: what landed there is not taken.
+                incoming.ended, incoming.memory = incoming.ended or "SidecarGone", None
 
     def _receive(self, message: Message) -> None:
         if not isinstance(message, (Accepted, Refused, Wanted, Progress, Ended)):

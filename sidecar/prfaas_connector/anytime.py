@@ -65,8 +65,9 @@ PACE_MARGIN = 2.0
 rate is an estimate for an idle engine, and computing takes time from other requests while waiting takes
 nothing."""
 
-PACE_WINDOW_SECONDS = 1.0
-"""A pace is judged only after this long; the first units of a transfer say little."""
+PACE_WINDOW_SECONDS = 2.0
+"""A pace is judged only after this long: over a long or lossy link TCP needs many round trips to reach its
+own."""
 
 
 def decide(view: View, now: float) -> Decision:

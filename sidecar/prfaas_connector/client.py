@@ -39,7 +39,10 @@ class SidecarClient:
         hello: what this process is.
         on_message: called in the client's thread for each message after `Welcome`.
         on_connected: called in the client's thread with the new arena.
-        on_disconnected: called in the client's thread when an accepted connection ended.
+        on_disconnected: called in the client's thread when an accepted connection ended, before this process
+            closes its side and when `arena` is already None. Until it closes, the sidecar gives memory that
+            this process may touch to nobody else, so the callback returns only when nothing touches it any
+            more.
     """
 
     def __init__(
@@ -156,9 +159,13 @@ class SidecarClient:
                 logger.exception("handling the sidecar's messages failed; connecting anew")
             finally:
                 with self._lock:
-                    self._break()
-                connection.close()
-                self._on_disconnected()
+                    self._socket = None
+                    self._backlog.clear()
+                self.arena = None
+                try:
+                    self._on_disconnected()
+                finally:
+                    connection.close()
             self._closing.wait(RECONNECT_SECONDS)
 
     def _report_failure(self, text: str) -> None:
@@ -185,9 +192,9 @@ class SidecarClient:
                 data, received, _, _ = socket.recv_fds(connection, _READ_BYTES, _MAX_DESCRIPTORS)
                 descriptors += received
                 messages = unpacker.feed(_not_empty(data))
-            arena_bytes = _greeted(messages[0], descriptors)
+            welcome = _greeted(messages[0], descriptors)
             connection.setblocking(False)
-            arena = Arena(descriptors.pop(), arena_bytes)
+            arena = Arena(descriptors.pop(), welcome.arena_bytes, welcome.incarnation)
             for message in messages[1:]:
                 self._on_message(message)
         except BaseException:
@@ -225,8 +232,8 @@ class SidecarClient:
                             self._on_message(message)
 
 
-def _greeted(answer: Message, descriptors: list[int]) -> int:
-    """Size of the arena behind the one descriptor.
+def _greeted(answer: Message, descriptors: list[int]) -> Welcome:
+    """The welcome that came with one descriptor.
 
     Raises:
         ConnectionRefusedError, MessageError: there is none.
@@ -239,7 +246,7 @@ def _greeted(answer: Message, descriptors: list[int]) -> int:
         raise MessageError(f"the sidecar speaks version {answer.protocol} of the local API, not {PROTOCOL}")
     if len(descriptors) != 1:
         raise MessageError(f"the sidecar sent {len(descriptors)} descriptors with its welcome, not one")
-    return answer.arena_bytes
+    return answer
 
 
 def _until(deadline: float) -> float:

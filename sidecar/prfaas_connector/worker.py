@@ -13,9 +13,12 @@ from prfaas_connector.arena import Arena
 from prfaas_connector.device.base import DeviceCopier, Ticket
 from prfaas_connector.local_api.messages import Message, ProducerDone, Publish
 from prfaas_connector.manifest import Kind, Layout
-from prfaas_connector.steps import FailedLoad, GroupCopy, Load, Save, StepPlan
+from prfaas_connector.steps import FailedLoad, GroupCopy, Load, Memory, Save, StepPlan
 
 logger = logging.getLogger("prfaas.connector")
+
+DRAIN_SECONDS = 30.0
+"""Copies take milliseconds; this only bounds a device that has died."""
 
 
 class Sidecar(Protocol):
@@ -53,8 +56,11 @@ class Worker:
         self._caches: list[list[Any]] = []
         self._layer_places: dict[str, tuple[int, int]] = {}
         self._plan = StepPlan()
-        self._attached: dict[str, bool] = {}
-        self._attach_lock = threading.Lock()
+        self._attached: dict[str, Arena | None] = {}
+        # Held while a copy is submitted or, on the CPU, carried out; a load must not hold up a step.
+        self._saving = threading.Lock()
+        self._loading = threading.Lock()
+        self._attaching = threading.Lock()
 
     def register(self, caches: Mapping[str, Any]) -> None:
         """Takes the engine's cache tensors, one per layer, first dimension blocks.
@@ -115,17 +121,30 @@ class Worker:
         """(finished, failed) request ids since the last call; a failed one is in both."""
         return self._loader.take()
 
+    def quiesce(self) -> None:
+        """Called when the sidecar's connection has ended and `Sidecar.arena` is None: returns when no copy
+        touches the arena any more. Until then the sidecar keeps the memory from others."""
+        with self._saving, self._loading:
+            self._publisher.drain()
+            for arena in self._attached.values():
+                if arena is not None:
+                    self._copier.detach(arena.memory)
+            self._attached.clear()
+
     def close(self) -> None:
         """Ends the threads."""
         self._publisher.close()
         self._loader.close()
 
     def _save(self, save: Save, copy: GroupCopy, layer: int) -> None:
-        arena = self._sidecar.arena
-        if not self._publishes or arena is None or arena.key != save.memory.arena_key:
+        if not self._publishes:
             return
-        if not self._attach(arena):
-            return
+        with self._saving:
+            arena = self._usable(save.memory)
+            if arena is not None:
+                self._gather(arena, save, copy, layer)
+
+    def _gather(self, arena: Arena, save: Save, copy: GroupCopy, layer: int) -> None:
         cache = self._caches[copy.group][layer]
         lane = self._lane(copy.group, layer)
         unit_bytes = self._layout.groups[copy.group].layers[layer][1]
@@ -146,11 +165,13 @@ class Worker:
         Raises:
             LookupError: the arena is not the one that the load was planned for, or cannot be used.
         """
-        arena = self._sidecar.arena
-        if arena is None or arena.key != load.memory.arena_key:
-            raise LookupError("the sidecar was replaced between plan and load")
-        if not self._attach(arena):
-            raise LookupError("the arena cannot be used")
+        with self._loading:
+            arena = self._usable(load.memory)
+            if arena is None:
+                raise LookupError("the arena is not the one that the load was planned for, or cannot be used")
+            self._scatter(arena, load)
+
+    def _scatter(self, arena: Arena, load: Load) -> None:
         tickets: list[Ticket] = []
         for copy in load.copies:
             for layer, (_, unit_bytes) in enumerate(self._layout.groups[copy.group].layers):
@@ -167,17 +188,21 @@ class Worker:
         for ticket in tickets:
             ticket.wait()
 
-    def _attach(self, arena: Arena) -> bool:
-        """Whether the arena can be used. One that cannot be attached costs the transfers, not the engine."""
-        with self._attach_lock:
+    def _usable(self, memory: Memory) -> Arena | None:
+        """The arena that ``memory`` lies in, ready for copies. One that cannot be attached costs the
+        transfers, not the engine."""
+        arena = self._sidecar.arena
+        if arena is None or arena.key != memory.arena_key:
+            return None
+        with self._attaching:
             if arena.key not in self._attached:
                 try:
                     self._copier.attach(arena.memory)
                 except RuntimeError:
                     logger.exception("the sidecar's arena cannot be used: KV transfer is off")
-                    self._attached[arena.key] = False
+                    self._attached[arena.key] = None
                 else:
-                    self._attached[arena.key] = True
+                    self._attached[arena.key] = arena
             return self._attached[arena.key]
 
     def _lane(self, group: int, layer: int) -> int:
@@ -191,7 +216,9 @@ class _Publisher:
 
     def __init__(self, sidecar: Sidecar) -> None:
         self._sidecar = sidecar
-        self._queue: queue.SimpleQueue[tuple[Ticket | None, Message] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Ticket | None, Message] | threading.Event | None] = (
+            queue.SimpleQueue()
+        )
         self._pending = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -209,6 +236,9 @@ class _Publisher:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
             ticket, message = item
             try:
                 if ticket is not None:
@@ -220,6 +250,13 @@ class _Publisher:
                 self._sidecar.send(message)
             with self._lock:
                 self._pending -= 1
+
+    def drain(self) -> None:
+        """Returns when every copy that was submitted has been carried out."""
+        drained = threading.Event()
+        if self._thread is not None and self._thread.is_alive():
+            self._queue.put(drained)
+            drained.wait(DRAIN_SECONDS)
 
     def close(self) -> None:
         if self._thread is not None:

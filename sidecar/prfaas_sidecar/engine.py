@@ -4,6 +4,7 @@ gone."""
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -40,6 +41,7 @@ class Engine:
     fingerprint: str
     fingerprint_fields: dict[str, str]
     world_size: int
+    incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
     connections: dict[str, Connection] = field(default_factory=dict)
     gone: bool = False
 

@@ -117,7 +117,11 @@ class EngineSocket:
             return
         if engine is None:
             engine = node.engine = Engine(hello.fingerprint, dict(hello.fingerprint_fields), hello.world_size)
-        socket.send_fds(sock, [pack(Welcome(PROTOCOL, node.arena.size_bytes))], [node.arena.descriptor])
+        socket.send_fds(
+            sock,
+            [pack(Welcome(PROTOCOL, node.arena.size_bytes, engine.incarnation))],
+            [node.arena.descriptor],
+        )
         reader, writer = await asyncio.open_unix_connection(sock=sock)
         owned.pop_all()
         connection = Connection(hello, _sender(writer), lambda: _half_close(writer))

@@ -96,8 +96,8 @@ HALF = replace(
             id="too early to judge the pace",
         ),
         pytest.param(
-            replace(HALF, landed_bytes=1, last_progress_at=102.0),
-            102.0,
+            replace(HALF, landed_bytes=1, last_progress_at=103.0),
+            103.0,
             Reason.SLOWER_THAN_LOCAL,
             id="a crawl",
         ),

@@ -48,6 +48,9 @@ class DeviceCopier(Protocol):
             RuntimeError: the arena cannot be used.
         """
 
+    def detach(self, arena: memoryview) -> None:
+        """Undoes `attach`. Called when no copy to or from the arena is under way."""
+
     def gather(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """Cache blocks to ``arena[offset:]``, packed in the order of ``block_ids``."""
 

@@ -26,6 +26,9 @@ class CpuCopier:
     def attach(self, arena: memoryview) -> None:
         """Host memory needs no preparation."""
 
+    def detach(self, arena: memoryview) -> None:
+        """Nothing to undo."""
+
     def gather(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """See `DeviceCopier.gather`."""
         if not block_ids:

@@ -67,6 +67,14 @@ class CudaCopier:
             )
         self._pinned = arena
 
+    def detach(self, arena: memoryview) -> None:
+        """Unpins the arena."""
+        address = ctypes.addressof(ctypes.c_char.from_buffer(arena))
+        with torch.cuda.device(self._device):
+            status = int(torch.cuda.cudart().cudaHostUnregister(address))
+        if status != 0:
+            logger.error("cudaHostUnregister failed with status %d", status)
+
     def gather(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """See `DeviceCopier.gather`."""
         if not block_ids:

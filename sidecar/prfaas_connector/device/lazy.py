@@ -51,6 +51,10 @@ class LazyCopier:
         """See `DeviceCopier.attach`."""
         self._inner.attach(arena)
 
+    def detach(self, arena: memoryview) -> None:
+        """See `DeviceCopier.detach`."""
+        self._inner.detach(arena)
+
     def gather(self, cache: Any, block_ids: Sequence[int], arena: memoryview, offset: int) -> Ticket:
         """See `DeviceCopier.gather`."""
         blocks = tuple(block_ids)

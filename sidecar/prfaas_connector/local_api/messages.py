@@ -42,11 +42,16 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The connection is accepted. One file descriptor, the arena, travels with it (SCM_RIGHTS)."""
+    """The connection is accepted. One file descriptor, the arena, travels with it (SCM_RIGHTS).
+
+    ``incarnation`` names this run of the engine as the sidecar sees it: equal for all its processes, another
+    one after any of them has reconnected. Extents given to one incarnation mean nothing to the next.
+    """
 
     TYPE: ClassVar[str] = "welcome"
     protocol: int
     arena_bytes: int
+    incarnation: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,13 @@ def test_memory_that_is_taken_away_in_the_middle_is_not_written_any_more() -> No
     assert consumer.feed(bodies.pack(bodies.Ping(number=3)), 0.0) == [ControlReceived(bodies.Ping(number=3))]
 
 
+def test_places_with_the_same_bytes_are_still_different_places() -> None:
+    first, second = Landing(memoryview(bytearray(8))), Landing(memoryview(bytearray(8)))
+    under_way = [first, second]
+    under_way.remove(second)
+    assert under_way[0] is first
+
+
 def test_a_payload_of_another_size_than_its_place_is_a_violation() -> None:
     consumer, producer = ready(Role.CONSUMER), ready(Role.PRODUCER)
     header = producer.send_data(1, 0, 0, 1, None, memoryview(b"seven.."), 0.0)

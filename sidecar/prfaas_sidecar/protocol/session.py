@@ -29,7 +29,7 @@ from prfaas_sidecar.protocol.states import Role, StreamState, Way, next_stream_s
 _SCRATCH_BYTES = 256 << 10
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Landing:
     """Where a payload goes. The owner takes ``view`` away when the memory stops being its to write; the
     rest of the

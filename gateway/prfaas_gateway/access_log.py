@@ -35,6 +35,7 @@ class AccessRecord:
     taken_tokens: int | None = None
     transfer_id: str | None = None
     transfer_code: str | None = None
+    prefill_code: str | None = None
     decode_engine: str | None = None
     prefill_engine: str | None = None
     remote_attempts: int = 0

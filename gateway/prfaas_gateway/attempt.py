@@ -145,7 +145,11 @@ PrefillVerdict = Callable[[ControlError, int | None], Step]
 
 
 class Attempt:
-    """Runs the legs of one attempt."""
+    """Runs the legs of one attempt.
+
+    Attributes:
+        prefill_code: how the prefill leg ended ("OK" or a code), or None as long as it has not.
+    """
 
     def __init__(
         self,
@@ -158,6 +162,7 @@ class Attempt:
         self.decoder = decoder
         self.transfer = transfer
         self.landed_units: int | None = None
+        self.prefill_code: str | None = None
         self._services = services
         self._headers = headers
         self._trace_headers = trace_headers
@@ -235,10 +240,12 @@ class Attempt:
                     transfer.producer, body, headers, transfer.deadline_seconds + _RESPONSE_SLACK_SECONDS
                 )
             except ControlError as error:
+                self.prefill_code = error.code
                 legs.labels(name, error.code).inc()
                 if error.blames_peer:
                     prefiller.sidecar.failed(self._services.clock())
                 return error
+        self.prefill_code = "OK"
         legs.labels(name, "OK").inc()
         prefiller.index.add(prompt.block_hashes)
         return None
@@ -267,7 +274,8 @@ class Attempt:
             return None
         if record is None:
             return 0
-        # An ended transfer: the engine computes already, and a new attempt would throw that away.
+        # An ended transfer (the producer's sidecar may have refused it long before the leg's answer): the engine
+        # computes already, and a new attempt would throw that away.
         return None if record.ended and record.units_landed == 0 else record.units_landed
 
     def _begun(self, answer: Answer, block_hashes: Sequence[int]) -> Answer:

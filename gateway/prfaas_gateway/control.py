@@ -33,6 +33,7 @@ _CODES = frozenset(
         "LinkLost",
         "NoEngine",
         "NotAuthorised",
+        "NotSupported",
         "PeerNotAllowed",
         "PeerSilent",
         "PeerUnreachable",
@@ -45,7 +46,26 @@ _CODES = frozenset(
         "complete",
     }
 )
-"""What a sidecar may call things; anything else is not let into metric labels."""
+"""What a sidecar or connector may call things; anything else is not let into metric labels."""
+
+_RETRYABLE_REFUSALS = frozenset(
+    {
+        "ArenaFull",
+        "ChecksumMismatch",
+        "DeadlineExceeded",
+        "Draining",
+        "EngineGone",
+        "LinkLost",
+        "PeerSilent",
+        "PeerUnreachable",
+        "PrefillFailed",
+        "SidecarGone",
+    }
+)
+"""Codes of docs/contracts.md with which another prefill engine may do better; a connector names only the code."""
+
+_REFUSALS_OF_THE_REQUEST = frozenset({"Cancelled", "PrefillFailed", "PromptMismatch", "TransferExists"})
+"""Refusals that say nothing about the engine. The others cost a whole prefill each time they are asked for."""
 
 
 def new_transfer_id() -> str:
@@ -119,7 +139,7 @@ class ControlClient:
         """Run a prefill leg to its end; what the engine generated is thrown away.
 
         Raises:
-            ControlError: the leg failed.
+            ControlError: the leg failed, or it was answered but its connector produced no KV.
         """
         timeout = aiohttp.ClientTimeout(total=deadline_seconds, sock_connect=self._connect_seconds)
         sent = {"content-type": "application/json", **headers}
@@ -128,7 +148,9 @@ class ControlClient:
         ) as response:
             if response.status != 200:
                 raise await _refusal(response)
-            await _read(response)
+            refused = _no_kv(await _read(response))
+        if refused is not None:
+            raise refused
 
     async def fail(self, target: ControlTarget, transfer_id: str, reason: str) -> None:
         """Tell the consumer's sidecar that nothing more will come.
@@ -212,6 +234,20 @@ async def _refusal(response: aiohttp.ClientResponse) -> ControlError:
         pass
     return ControlError(
         code, retryable=retryable, blames_peer=response.status >= 500 or response.status == 403
+    )
+
+
+def _no_kv(answer: bytes) -> ControlError | None:
+    """What the engine's connector says of a prefill leg that ran without producing KV, or None."""
+    try:
+        refused = json.loads(answer)["kv_transfer_params"]["prfaas"]["refused"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    code = _code(refused)
+    if code is None:
+        return None
+    return ControlError(
+        code, retryable=code in _RETRYABLE_REFUSALS, blames_peer=code not in _REFUSALS_OF_THE_REQUEST
     )
 
 

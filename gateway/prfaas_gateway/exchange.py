@@ -70,6 +70,7 @@ class Exchange:
                 attempt.learn_from(record)
                 self.record.taken_tokens = record.taken_tokens
                 self.record.transfer_code = record.code
+            self.record.prefill_code = attempt.prefill_code or self.record.prefill_code
         self._count_tokens()
         self.record.write()
 
@@ -182,6 +183,7 @@ class Exchange:
     def _on_prefill_failure(self, intake: Intake) -> PrefillVerdict:
         def verdict(error: ControlError, landed_units: int | None) -> Step:
             services = self._services
+            self.record.prefill_code = error.code
             others = healthy_prefillers(
                 services.fleet.prefillers, intake.model.name, services.clock(), self._tried_prefillers
             )

@@ -24,6 +24,7 @@ class PrefillScript:
         finish: set when it may end; None means at once.
         status: HTTP status; with one other than 200, ``code`` and ``retryable`` are the error's.
         die: close the connection instead.
+        refused: the engine's answer names this code: its connector produced no KV. None when it did.
     """
 
     finish: asyncio.Event | None = None
@@ -31,6 +32,7 @@ class PrefillScript:
     code: str = "Draining"
     retryable: bool = True
     die: bool = False
+    refused: object = None
 
 
 @dataclass
@@ -107,7 +109,14 @@ class FakeSidecar:
         if script.status != 200:
             error = {"code": script.code, "message": "scripted", "retryable": script.retryable}
             return web.json_response({"error": error}, status=script.status)
-        return web.json_response({"choices": [{"text": "thrown away"}], "usage": {"prompt_tokens": 7}})
+        params = {"prfaas": {"transfer_id": transfer_id_of(asked), "refused": script.refused}}
+        return web.json_response(
+            {
+                "choices": [{"text": "thrown away"}],
+                "usage": {"prompt_tokens": 7},
+                "kv_transfer_params": params,
+            }
+        )
 
     async def _verb(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -127,6 +136,13 @@ class FakeSidecar:
             error = {"code": "UnknownTransfer", "message": "scripted", "retryable": False}
             return web.json_response({"error": error}, status=404)
         return web.json_response({"transfer_id": transfer_id, **known})
+
+
+def transfer_id_of(leg: Asked) -> str:
+    """The transfer id of a leg."""
+    assert leg.transfer is not None
+    found: str = leg.transfer["transfer_id"]
+    return found
 
 
 def server_context(

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from prfaas_bench.fake_engine import Asked, Script
-from tests.gateway.fake_sidecar import PrefillScript, transfer
+from prfaas_bench.fake_engine import Script
+from tests.gateway.fake_sidecar import PrefillScript, transfer, transfer_id_of
 from tests.gateway.world import LONG, SHORT, World, running
 from tests.helpers import eventually_async
 
@@ -46,17 +46,14 @@ class Client:
         return self.headers.get("x-prfaas-route"), self.headers.get("x-prfaas-reason")
 
 
-def transfer_id(decode: Asked) -> str:
-    """The transfer id of a decode leg."""
-    assert decode.transfer is not None
-    found: str = decode.transfer["transfer_id"]
-    return found
-
-
 FAILURES = [
     pytest.param(PrefillScript(status=503, code="ArenaFull"), "ArenaFull", id="arena-full"),
     pytest.param(PrefillScript(status=500, code="EngineGone"), "EngineGone", id="engine-gone"),
     pytest.param(PrefillScript(die=True), "PeerUnreachable", id="connection-lost"),
+    pytest.param(PrefillScript(refused="ArenaFull"), "ArenaFull", id="no-kv-arena-full"),
+    pytest.param(PrefillScript(refused="SidecarGone"), "SidecarGone", id="no-kv-sidecar-gone"),
+    pytest.param(PrefillScript(refused="NotSupported"), "NotSupported", id="no-kv-not-supported"),
+    pytest.param(PrefillScript(refused="Invented"), "Other", id="no-kv-unknown-code"),
 ]
 
 
@@ -69,7 +66,7 @@ async def test_a_failed_prefill_leg_lets_the_decode_engine_compute(
     world.prefill_sidecar.prefill_scripts = [script]
     client = Client(world, stream=True)
     decode = await soon(world.engine.wait_for(1))
-    body = await soon(world.decode_sidecar.wait_for_call("fail", transfer_id(decode)))
+    body = await soon(world.decode_sidecar.wait_for_call("fail", transfer_id_of(decode)))
     assert body == {"reason": "PrefillFailed"}
     begin.set()
     await client.done()
@@ -91,7 +88,7 @@ async def test_with_nothing_landed_another_prefill_engine_is_asked(tmp_path: Pat
         world.decode_sidecar.default_transfer = transfer(units_landed=0)
         client = Client(world, stream=True)
         first, second = await soon(world.engine.wait_for(1)), await soon(world.engine.wait_for(2))
-        one, two = transfer_id(first), transfer_id(second)
+        one, two = transfer_id_of(first), transfer_id_of(second)
         assert one != two
         # The first attempt leaves nothing behind: its decode leg is aborted, both sidecars are told.
         await soon(first.aborted.wait())
@@ -117,7 +114,7 @@ async def test_the_second_prefill_engine_can_save_the_transfer(tmp_path: Path) -
         client = Client(world)
         await client.done()
         assert client.route == ("remote", "OverThreshold")
-        assert client.headers["x-prfaas-transfer-id"] == transfer_id(world.engine.asked[1])
+        assert client.headers["x-prfaas-transfer-id"] == transfer_id_of(world.engine.asked[1])
 
 
 @pytest.mark.parametrize(
@@ -138,7 +135,7 @@ async def test_what_landed_is_not_thrown_away_for_another_attempt(
         world.decode_sidecar.default_transfer = known
         client = Client(world)
         decode = await soon(world.engine.wait_for(1))
-        await soon(world.decode_sidecar.wait_for_call("fail", transfer_id(decode)))
+        await soon(world.decode_sidecar.wait_for_call("fail", transfer_id_of(decode)))
         begin.set()
         await client.done()
         assert client.status == 200
@@ -155,7 +152,7 @@ async def test_a_decode_sidecar_that_says_nothing_means_local_prefill(tmp_path: 
         world.decode_sidecar.refuse_control = True
         client = Client(world)
         decode = await soon(world.engine.wait_for(1))
-        await soon(world.decode_sidecar.wait_for_call("fail", transfer_id(decode)))
+        await soon(world.decode_sidecar.wait_for_call("fail", transfer_id_of(decode)))
         begin.set()
         await client.done()
         assert client.route == ("local", "PrefillFailed")
@@ -169,11 +166,72 @@ async def test_a_refusal_that_no_other_engine_could_mend_is_not_tried_elsewhere(
             sidecar.prefill_default = PrefillScript(status=400, code="PromptMismatch", retryable=False)
         client = Client(world)
         decode = await soon(world.engine.wait_for(1))
-        await soon(world.decode_sidecar.wait_for_call("fail", transfer_id(decode)))
+        await soon(world.decode_sidecar.wait_for_call("fail", transfer_id_of(decode)))
         begin.set()
         await client.done()
         assert client.route == ("local", "PrefillFailed")
         assert sum(len(sidecar.prefills) for sidecar in world.prefill_sidecars) == 1
+
+
+@pytest.mark.parametrize("code", ["ArenaFull", "SidecarGone"])
+async def test_an_answer_without_kv_is_worth_another_prefill_engine(tmp_path: Path, code: str) -> None:
+    async with running(tmp_path, prefillers=2) as world:
+        world.engine.scripts = [Script(begin=asyncio.Event()), Script()]
+        first, second = world.prefill_sidecars
+        first.prefill_scripts = [PrefillScript(refused=code)]
+        client = Client(world)
+        await client.done()
+        assert client.route == ("remote", "OverThreshold")
+        assert [len(sidecar.prefills) for sidecar in (first, second)] == [1, 1]
+        assert client.headers["x-prfaas-transfer-id"] == transfer_id_of(world.engine.asked[1])
+        assert world.counted("ladder_steps_total", step="retry_remote", code=code) == 1
+        assert world.counted("prefill_legs_total", engine="prefill-0", code=code) == 1
+        assert world.services.fleet.prefillers[0].sidecar.failures.score == 1
+
+
+async def test_a_transfer_that_the_refusal_ended_already_needs_nothing_more(
+    tmp_path: Path, logs: list[dict[str, Any]]
+) -> None:
+    async with running(tmp_path, prefillers=2) as world:
+        begin, finish = asyncio.Event(), asyncio.Event()
+        world.engine.scripts = [Script(begin=begin)]
+        for sidecar in world.prefill_sidecars:
+            sidecar.prefill_default = PrefillScript(refused="ArenaFull", finish=finish)
+        # The producer's sidecar refused the consumer's long before the prefill leg was answered.
+        world.decode_sidecar.default_transfer = transfer(
+            state="ended", code="ArenaFull", ended_at=5.0, taken_tokens=0
+        )
+        client = Client(world)
+        decode = await soon(world.engine.wait_for(1))
+        finish.set()
+        await soon(world.decode_sidecar.wait_for_call("fail", transfer_id_of(decode)))
+        begin.set()
+        await client.done()
+        assert client.status == 200
+        assert client.route == ("local", "PrefillFailed")
+        assert len(world.engine.asked) == 1
+        assert sum(len(sidecar.prefills) for sidecar in world.prefill_sidecars) == 1
+        await world.settled()
+        (line,) = [record for record in logs if record["name"] == "prfaas_gateway.access"]
+        assert (line["prefill_code"], line["transfer_code"], line["taken_tokens"]) == (
+            "ArenaFull",
+            "ArenaFull",
+            0,
+        )
+
+
+async def test_a_refusal_after_the_answer_has_begun_is_only_counted(world: World) -> None:
+    finish = asyncio.Event()
+    world.prefill_sidecar.prefill_scripts = [PrefillScript(refused="ArenaFull", finish=finish)]
+    world.decode_sidecar.default_transfer = transfer(state="ended", code="ArenaFull", ended_at=5.0)
+    client = Client(world, stream=True)
+    await client.done()
+    assert client.body.endswith(b"data: [DONE]\n\n")
+    finish.set()
+    await world.settled()
+    assert world.counted("prefill_legs_total", engine="prefill-0", code="ArenaFull") == 1
+    assert world.counted("transfers_total", engine="prefill-0", code="ArenaFull") == 1
+    assert world.decode_sidecar.called("fail") == []
 
 
 async def test_a_prefill_leg_has_a_deadline(tmp_path: Path) -> None:
@@ -184,7 +242,7 @@ async def test_a_prefill_leg_has_a_deadline(tmp_path: Path) -> None:
         world.prefill_sidecar.prefill_scripts = [PrefillScript(finish=asyncio.Event())]
         client = Client(world)
         decode = await soon(world.engine.wait_for(1))
-        await soon(world.decode_sidecar.wait_for_call("fail", transfer_id(decode)))
+        await soon(world.decode_sidecar.wait_for_call("fail", transfer_id_of(decode)))
         begin.set()
         await client.done()
         assert client.status == 200
@@ -199,7 +257,7 @@ async def test_an_answer_that_begins_early_ends_the_prefill_leg_after_a_grace(tm
         assert client.route == ("remote", "OverThreshold")
         prefill = await soon(world.prefill_sidecar.wait_for_prefill())
         await soon(prefill.aborted.wait())
-        await soon(world.prefill_sidecar.wait_for_call("cancel", transfer_id(world.engine.asked[0])))
+        await soon(world.prefill_sidecar.wait_for_call("cancel", transfer_id_of(world.engine.asked[0])))
         assert world.decode_sidecar.called("cancel") == []
 
 
@@ -227,7 +285,7 @@ async def test_a_decode_engine_that_fails_before_the_first_byte_is_replaced(
         assert client.body.endswith(b"data: [DONE]\n\n")
         assert len(healthy.asked) == 1
         if prompt is LONG:
-            ids = [transfer_id(asked) for asked in (failing.asked[0], healthy.asked[0])]
+            ids = [transfer_id_of(asked) for asked in (failing.asked[0], healthy.asked[0])]
             assert ids[0] != ids[1]
             await soon(world.decode_sidecars[0].wait_for_call("cancel", ids[0]))
             await soon(world.prefill_sidecar.wait_for_call("cancel", ids[0]))
@@ -287,7 +345,7 @@ async def test_an_engine_that_dies_in_mid_stream_ends_the_stream_with_an_error(
     assert b'"code":"StreamBroken"' in events[2]
     assert b"[DONE]" not in client.body
     if prompt is LONG:
-        await soon(world.decode_sidecar.wait_for_call("cancel", transfer_id(world.engine.asked[0])))
+        await soon(world.decode_sidecar.wait_for_call("cancel", transfer_id_of(world.engine.asked[0])))
 
 
 async def test_an_engine_that_falls_silent_is_not_waited_for(tmp_path: Path) -> None:
@@ -307,7 +365,7 @@ async def test_a_first_byte_that_never_comes_is_not_waited_for(tmp_path: Path) -
         assert client.status == 503
         assert b'"code":"DeadlineExceeded"' in client.body
         await soon(world.engine.asked[0].aborted.wait())
-        await soon(world.decode_sidecar.wait_for_call("cancel", transfer_id(world.engine.asked[0])))
+        await soon(world.decode_sidecar.wait_for_call("cancel", transfer_id_of(world.engine.asked[0])))
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -321,7 +379,7 @@ async def test_an_error_of_the_clients_making_is_passed_on(world: World, stream:
     # Nobody wants the KV of a refused request.
     prefill = await soon(world.prefill_sidecar.wait_for_prefill())
     await soon(prefill.aborted.wait())
-    await soon(world.decode_sidecar.wait_for_call("cancel", transfer_id(world.engine.asked[0])))
+    await soon(world.decode_sidecar.wait_for_call("cancel", transfer_id_of(world.engine.asked[0])))
 
 
 async def test_a_client_that_leaves_while_it_waits_frees_everything(world: World) -> None:
@@ -333,8 +391,8 @@ async def test_a_client_that_leaves_while_it_waits_frees_everything(world: World
     client.task.cancel()
     await soon(decode.aborted.wait())
     await soon(prefill.aborted.wait())
-    await soon(world.decode_sidecar.wait_for_call("cancel", transfer_id(decode)))
-    await soon(world.prefill_sidecar.wait_for_call("cancel", transfer_id(decode)))
+    await soon(world.decode_sidecar.wait_for_call("cancel", transfer_id_of(decode)))
+    await soon(world.prefill_sidecar.wait_for_call("cancel", transfer_id_of(decode)))
     await everything_is_free(world)
     assert world.counted("client_gone_total") == 1
 
@@ -348,8 +406,8 @@ async def test_a_client_that_leaves_in_mid_stream_frees_everything(world: World,
     decode = world.engine.asked[0]
     await soon(decode.aborted.wait())
     if prompt is LONG:
-        await soon(world.decode_sidecar.wait_for_call("cancel", transfer_id(decode)))
-        await soon(world.prefill_sidecar.wait_for_call("cancel", transfer_id(decode)))
+        await soon(world.decode_sidecar.wait_for_call("cancel", transfer_id_of(decode)))
+        await soon(world.prefill_sidecar.wait_for_call("cancel", transfer_id_of(decode)))
     await everything_is_free(world)
 
 

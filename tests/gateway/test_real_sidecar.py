@@ -98,6 +98,19 @@ async def test_a_failed_prefill_leg_says_why(pair: Pair, script: Script, code: s
     assert (failed.value.code, failed.value.retryable) == (code, retryable)
 
 
+async def test_an_answer_without_kv_is_a_failed_prefill_leg(pair: Pair) -> None:
+    params = {"prfaas": {"transfer_id": new_transfer_id(), "refused": "SidecarGone"}}
+    pair.engine.scripts = [
+        Script(kv_transfer_params=params),
+        Script(kv_transfer_params={"prfaas": {"refused": None}}),
+    ]
+    with pytest.raises(ControlError, match="SidecarGone") as failed:
+        await pair.ours.prefill(pair.target, PROMPT, {}, 10)
+    assert failed.value.retryable
+    assert failed.value.blames_peer
+    await pair.ours.prefill(pair.target, PROMPT, {}, 10)
+
+
 async def test_a_prefill_leg_that_is_given_up_ends_in_the_engine(pair: Pair) -> None:
     pair.engine.default = Script(begin=asyncio.Event())
     leg = asyncio.create_task(pair.ours.prefill(pair.target, PROMPT, {}, 30))

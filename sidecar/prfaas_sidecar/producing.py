@@ -62,11 +62,23 @@ class Producing:
     # The engine.
 
     def produce(self, engine: Engine, message: Produce) -> Accepted:
-        """Reserve memory for a transfer.
+        """Reserve memory for a transfer; `produced` goes on once the engine has the answer.
 
         Raises:
-            TransferError: it is refused.
+            TransferError: it is refused, and so is the consumer that waits for it or asks later.
         """
+        try:
+            return self._produce(engine, message)
+        except TransferError as error:
+            # An id that was used before may belong to a transfer that goes on.
+            if error.code != "TransferExists":
+                self._node.records.remember_call(message.transfer_id, error.code, self._node.clock())
+                pending = self._pending.pop(message.transfer_id, None)
+                if pending is not None:
+                    _refuse(pending.channel, None, pending.request.pull, error.code, error.message)
+            raise
+
+    def _produce(self, engine: Engine, message: Produce) -> Accepted:
         node, now = self._node, self._node.clock()
         if node.draining:
             raise TransferError("Draining", "the sidecar is shutting down")
@@ -74,7 +86,7 @@ class Producing:
             raise TransferError("TransferExists", "this transfer id was used before")
         early = node.records.early_call(message.transfer_id, now)
         if early is not None:
-            raise TransferError(early, "the gateway ended this transfer before it began")
+            raise TransferError(early, "this transfer was ended before it began")
         try:
             bodies.check_lanes(message.lanes, tuple(() for _ in range(1 + max(_groups(message), default=-1))))
             transfer = ProducerTransfer(message.lanes, range(engine.world_size))
@@ -182,7 +194,7 @@ class Producing:
             code = record.code if record.code not in (None, COMPLETE) else "UnknownTransfer"
             _refuse(channel, stream, request.pull, code or "UnknownTransfer", "this transfer has ended")
         elif early is not None:
-            _refuse(channel, stream, request.pull, early, "the gateway ended this transfer")
+            _refuse(channel, stream, request.pull, early, "this transfer was ended before it began")
         elif node.draining:
             _refuse(channel, stream, request.pull, "Draining", "the producer's sidecar is shutting down")
         elif known is not None and known.channel.identity != channel.identity:

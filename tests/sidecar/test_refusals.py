@@ -261,8 +261,13 @@ async def test_a_full_arena_refuses_at_once_and_takes_the_next_when_it_is_empty(
     two.prefill.abort(first)
     two.prefill.done(first, complete=False)
     await two.producer.until("prfaas_sidecar_arena_used_bytes", lambda used: used == 0)
-    await two.prefill.produce(second, large, CONSUMER)
+    await two.prefill.produce(transfer_id(), large, CONSUMER)
 
+    # The consumer of the refused one learns it too, instead of waiting.
+    await two.decode.consume(second, LANES, two.producer.peer_address, PRODUCER)
+    assert (await two.decode.ended(second)).code == "ArenaFull"
+    two.decode.release(second)
+    await two.consumer.until("prfaas_sidecar_arena_used_bytes", lambda used: used == 0)
     await two.decode.consume(first, large, two.producer.peer_address, PRODUCER)
     with pytest.raises(Refusal) as refusal:
         await two.decode.consume(transfer_id(), large, two.producer.peer_address, PRODUCER)

@@ -6,7 +6,7 @@ Commands on standard input, one JSON object a line:
     {"do": "reset"}          empty the prefix cache
     {"do": "stop"}
 Answers on the descriptor named by the first argument: {"ready": …}, {"id", "tokens", "logprobs", "cached",
-"params"}, {"reset": true|false}.
+"params"}, {"id": "abort a", "ended": true|false}, {"reset": true|false}.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ def main() -> None:
     def answer(body: dict[str, Any]) -> None:
         answers.write(json.dumps(body) + "\n")
 
-    names: dict[str, str] = {}
     answer({"ready": True, "steps": 0})
+    # As in the engine's own loop, steps go on while the scheduler has anything left to do, such as telling
+    # the workers that an aborted request is over.
+    scheduler = engine.engine_core.engine_core.scheduler
     while True:
-        busy = engine.has_unfinished_requests()
+        busy = scheduler.has_requests()
         while busy is False or not commands.empty():
             command = commands.get()
             match command["do"]:
@@ -51,7 +53,10 @@ def main() -> None:
                 case "reset":
                     answer({"reset": engine.reset_prefix_cache()})
                 case "abort":
-                    engine.abort_request([names[command["id"]]])
+                    before = engine.get_num_unfinished_requests()
+                    engine.abort_request([command["id"]])
+                    ended = before - engine.get_num_unfinished_requests()
+                    answer({"id": f"abort {command['id']}", "ended": ended == 1})
                 case "generate":
                     extra = {"kv_transfer_params": command["params"]} if command.get("params") else None
                     sampling = SamplingParams(
@@ -64,10 +69,8 @@ def main() -> None:
                         extra_args=extra,
                     )
                     prompt = TokensPrompt(prompt_token_ids=list(command["prompt"]))
-                    names[command["id"]] = (
-                        engine.add_request(command["id"], prompt, sampling) or command["id"]
-                    )
-            busy = engine.has_unfinished_requests()
+                    engine.add_request(command["id"], prompt, sampling)
+            busy = scheduler.has_requests()
         began = time.monotonic()
         for output in engine.step():
             if output.finished:

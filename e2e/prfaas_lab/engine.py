@@ -78,9 +78,10 @@ class Engine:
         """`start` and `finish`."""
         return self.finish(self.start(prompt, max_tokens, params))
 
-    def abort(self, name: str) -> None:
-        """As when a client goes away."""
+    def abort(self, name: str) -> bool:
+        """As when a client goes away. Whether the request was still there."""
         self._command(do="abort", id=name)
+        return bool(self._receive(f"abort {name}", ANSWER_SECONDS)["ended"])
 
     def reset(self) -> None:
         """Empty the prefix cache. Fails when a request still holds blocks: a leak."""

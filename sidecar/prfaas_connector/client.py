@@ -119,14 +119,12 @@ class SidecarClient:
         return True
 
     def _break(self) -> None:
-        """The lock is held. The thread notices the shut socket and cleans up."""
-        connection, self._socket = self._socket, None
+        """The lock is held. The thread sees that the connection is given up and closes it once no copy
+        touches the
+        arena: the sidecar takes the end of the connection as leave to give the memory to others."""
+        self._socket = None
         self._backlog.clear()
-        if connection is not None:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError as error:
-                logger.debug("shutting the sidecar's socket: %s", error)
+        self._wake()
 
     def _wake(self) -> None:
         try:

@@ -155,10 +155,11 @@ class ConsumerTransfer:
             block_ids: per group, the request's block table.
 
         Raises:
-            MissingUnitsError: a block that the engine allocated for the load has not landed.
+            MissingUnitsError: a block that the engine allocated for the load has not landed, or the memory is
+            gone.
         """
         if self.memory is None:
-            raise RuntimeError(f"transfer {self.leg.transfer_id} has no memory to load from")
+            raise MissingUnitsError("the sidecar went away while the engine allocated")
         resume = self.local_tokens + external_tokens
         self.phase = Phase.LOADING
         self.taken_tokens = external_tokens
@@ -173,7 +174,10 @@ class ConsumerTransfer:
     def _blocks(self, index: int, resume: int, block_ids: Sequence[int]) -> GroupCopy:
         block_tokens = self.manifest.layout.groups[index].block_tokens
         pairs: list[tuple[int, int]] = []
-        for block in range(self.local_tokens // block_tokens, -(-resume // block_tokens)):
+        end = -(-resume // block_tokens)
+        if end > len(block_ids):
+            raise MissingUnitsError(f"group {index}: the engine allocated {len(block_ids)} of {end} blocks")
+        for block in range(self.local_tokens // block_tokens, end):
             if block_ids[block] == NULL_BLOCK:
                 continue
             try:
@@ -191,7 +195,10 @@ class ConsumerTransfer:
         )
 
     def _state(self, index: int, resume: int, block_ids: Sequence[int]) -> GroupCopy:
-        snapshot = next(unit for unit, tokens in self.positions[index].items() if tokens == resume)
+        at_resume = [unit for unit, tokens in self.positions[index].items() if tokens == resume]
+        if not at_resume or not block_ids:
+            raise MissingUnitsError(f"group {index}: no snapshot at {resume} tokens")
+        snapshot = at_resume[0]
         return GroupCopy(
             index, (snapshot,), (position(self.want[index], snapshot),), (block_ids[-1],), tokens=resume
         )

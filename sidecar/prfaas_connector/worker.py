@@ -243,13 +243,13 @@ class _Publisher:
             try:
                 if ticket is not None:
                     ticket.wait()
-            except RuntimeError:
-                # A device error ends the engine; what was not copied must not be published meanwhile.
-                logger.exception("a copy to the arena failed; its units are not published")
-            else:
                 self._sidecar.send(message)
-            with self._lock:
-                self._pending -= 1
+            except Exception:
+                # This thread must outlive whatever a device throws; what was not copied is not published.
+                logger.exception("a copy to the arena failed; its units are not published")
+            finally:
+                with self._lock:
+                    self._pending -= 1
 
     def drain(self) -> None:
         """Returns when every copy that was submitted has been carried out."""
@@ -290,7 +290,8 @@ class _Loader:
             try:
                 self._worker.carry_out(load)
                 failed = False
-            except (LookupError, RuntimeError, ValueError):
+            except Exception:
+                # This thread must outlive it, or every later load would hang.
                 logger.exception("loading transfer %s failed; the engine computes it", load.transfer_id)
             finally:
                 self._report(load.request_id, failed)

@@ -167,13 +167,13 @@ def aborts(pair: Pair, expect: Expectation) -> None:
                     lambda legs=legs: _landed(pair, legs) > 0, within_seconds=60, what="something landed"
                 )
             if side == "decode":
-                pair.decode.abort(legs.decode)
+                assert pair.decode.abort(legs.decode), "the request had ended: nothing was aborted"
                 pair.prefill.finish(legs.prefill)
                 pair.consumer.call("POST", f"/v1/transfers/{legs.transfer_id}/cancel")
                 pair.producer.call("POST", f"/v1/transfers/{legs.transfer_id}/cancel")
             else:
                 pair.prefill.abort(legs.prefill)
-                pair.decode.abort(legs.decode)
+                assert pair.decode.abort(legs.decode), "the request had ended: nothing was aborted"
             pair.assert_nothing_held()
     reference = pair.local(tokens, OUTPUT_TOKENS)
     legs = pair.start(tokens, OUTPUT_TOKENS)

@@ -69,9 +69,13 @@ class CudaCopier:
 
     def detach(self, arena: memoryview) -> None:
         """Unpins the arena."""
-        address = ctypes.addressof(ctypes.c_char.from_buffer(arena))
+        if self._pinned is not arena:
+            return
+        self._pinned = None
         with torch.cuda.device(self._device):
-            status = int(torch.cuda.cudart().cudaHostUnregister(address))
+            self._out.synchronize()
+            self._in.synchronize()
+            status = int(torch.cuda.cudart().cudaHostUnregister(_address(arena)))
         if status != 0:
             logger.error("cudaHostUnregister failed with status %d", status)
 

@@ -12,16 +12,19 @@ import vllm
 from prfaas_connector.manifest import Layout
 from prfaas_connector.vllm.settings import Settings
 
-_SAMPLE_BYTES = 1 << 20
+_SAMPLES = 512
+_SAMPLE_BYTES = 16 << 10
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
 
 def fields(config: Any, kv_cache_config: Any, layout: Layout, settings: Settings) -> dict[str, str]:
     """The fingerprint's fields by name; a refusal names the one that differs."""
     model, cache, parallel = config.model_config, config.cache_config, config.parallel_config
+    # The commit that a hub's branch name stood for when the files were fetched.
+    commit = getattr(model.hf_config, "_commit_hash", None)
     return {
         "engine": f"vllm {'.'.join(vllm.__version__.split('.')[:2])}",
-        "model": settings.model_identity or model_identity(str(model.model), model.revision),
+        "model": settings.model_identity or model_identity(str(model.model), commit or model.revision),
         "config": _config_digest(model.hf_config),
         "dtype": str(model.dtype),
         "kv_cache_dtype": str(cache.cache_dtype),
@@ -43,8 +46,9 @@ def digest(named: dict[str, str]) -> str:
 def model_identity(model: str, revision: str | None) -> str:
     """Equal on engines with the same weights, wherever their files lie.
 
-    For a local folder: names, sizes and the first and last MiB of each weight file, which is where a
-    checkpoint's header and its last tensors are; reading terabytes at start-up would be the alternative.
+    For a local folder: names, sizes and 512 evenly spaced samples of 16 KiB of each weight file, so that a
+    fine-tune or a merged adapter, which changes matrices in every layer, is another model. Reading terabytes
+    at start-up would be the alternative; the setting ``model_identity`` is for those who know better.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -54,9 +58,9 @@ def model_identity(model: str, revision: str | None) -> str:
         size = path.stat().st_size
         summary.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as weights:
-            summary.update(weights.read(_SAMPLE_BYTES))
-            weights.seek(max(0, size - _SAMPLE_BYTES))
-            summary.update(weights.read(_SAMPLE_BYTES))
+            for sample in range(_SAMPLES):
+                weights.seek(max(0, size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
+                summary.update(weights.read(_SAMPLE_BYTES))
     return f"files:{summary.hexdigest()[:32]}"
 
 

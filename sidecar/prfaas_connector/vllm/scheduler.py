@@ -112,6 +112,8 @@ class Scheduler:
             return refused("NotSupported", "the prompt has no token ids")
         if len(request.prompt_token_ids) < self._layout.least_prompt_tokens:
             return refused("NotSupported", "the prompt is too short to have KV")
+        if request.mm_features or request.prompt_embeds is not None:
+            return refused("NotSupported", "media and embeddings are not part of the prompt digest")
         if request.lora_request is not None:
             return refused("NotSupported", "LoRA is not part of the prompt digest")
         if request.get_skip_reading_prefix_cache():

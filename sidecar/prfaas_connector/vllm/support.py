@@ -18,6 +18,7 @@ from vllm.v1.kv_cache_interface import (
     SlidingWindowSpec,
     UniformTypeKVCacheSpecs,
     compute_layer_kv_cache_shape_bytes,
+    is_quantized_kv_cache,
 )
 
 from prfaas_connector.manifest import Group, Kind, Layout
@@ -51,6 +52,10 @@ def check(config: Any, kv_cache_config: Any, settings: Settings) -> None:
         (config.speculative_config is not None, "--speculative-config"),
         (config.model_config.is_encoder_decoder, "an encoder-decoder model"),
         (config.cache_config.kv_sharing_fast_prefill, "--kv-sharing-fast-prefill"),
+        (
+            is_quantized_kv_cache(config.cache_config.cache_dtype),
+            f"--kv-cache-dtype {config.cache_config.cache_dtype}: its scales are not part of the fingerprint",
+        ),
         (config.cache_config.mamba_cache_mode == "all", "--mamba-cache-mode all (use none or align)"),
         (
             transfer.is_kv_consumer and transfer.kv_load_failure_policy != "recompute",

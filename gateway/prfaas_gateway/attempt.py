@@ -274,8 +274,8 @@ class Attempt:
             return None
         if record is None:
             return 0
-        # An ended transfer (the producer's sidecar may have refused it long before the leg's answer): the engine
-        # computes already, and a new attempt would throw that away.
+        # An ended transfer (the producer's sidecar may have refused it long before the leg's answer): the
+        # engine computes already, and a new attempt would throw that away.
         return None if record.ended and record.units_landed == 0 else record.units_landed
 
     def _begun(self, answer: Answer, block_hashes: Sequence[int]) -> Answer:

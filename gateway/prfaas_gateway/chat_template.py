@@ -96,6 +96,8 @@ class ChatTemplate:
         Raises:
             RenderError: this request cannot be rendered here, or the template refuses it.
         """
+        if self._whether_tools_show_is_unknown(fields):
+            raise RenderError("whether tools that may not be called are shown is the engine's setting")
         arguments = self._arguments(fields)
         extending = bool(arguments.pop("continue_final_message", False))
         messages = conversation(fields["messages"], self.content_format)
@@ -119,6 +121,11 @@ class ChatTemplate:
         ) as error:
             raise RenderError(f"the chat template refused the request ({type(error).__name__})") from error
         return _cut_at_mark(text) if extending else text
+
+    def _whether_tools_show_is_unknown(self, fields: dict[str, Any]) -> bool:
+        """An engine with ``--exclude-tools-when-tool-choice-none`` shows none, others show all."""
+        unused = fields.get("tools") is not None and fields.get("tool_choice") == "none"
+        return unused and "tools" in self._variables
 
     def _arguments(self, fields: dict[str, Any]) -> dict[str, Any]:
         given = fields.get("chat_template_kwargs") or {}

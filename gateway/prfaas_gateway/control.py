@@ -62,10 +62,10 @@ _RETRYABLE_REFUSALS = frozenset(
         "SidecarGone",
     }
 )
-"""Codes of docs/contracts.md with which another prefill engine may do better; a connector names only the code."""
+"""Codes of docs/contracts.md with which another prefill engine may do better."""
 
 _REFUSALS_OF_THE_REQUEST = frozenset({"Cancelled", "PrefillFailed", "PromptMismatch", "TransferExists"})
-"""Refusals that say nothing about the engine. The others cost a whole prefill each time they are asked for."""
+"""Refusals that say nothing about the engine. Each of the others costs a whole prefill."""
 
 
 def new_transfer_id() -> str:

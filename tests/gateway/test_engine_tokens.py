@@ -104,7 +104,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "parts-template": (CHAT, {"messages": [{"role": "system", "content": "S"}, USER]}, PARTS),
     "parts-template-null": (CHAT, {"messages": [USER, {"role": "assistant", "content": None}, USER]}, PARTS),
     "tools": (CHAT, {"messages": [USER, CALL, RESULT], "tools": TOOLS, "tool_choice": "auto"}, EVERYTHING),
-    "tools-unused": (CHAT, {"messages": [USER], "tools": TOOLS, "tool_choice": "none"}, EVERYTHING),
+    "tools-unused": (CHAT, {"messages": [USER], "tools": TOOLS, "tool_choice": "none"}, CHATML),
     "no-tools": (CHAT, {"messages": [USER]}, EVERYTHING),
     "reasoning": (
         CHAT,

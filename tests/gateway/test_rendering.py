@@ -17,6 +17,7 @@ from prfaas_gateway.tokenizer import Tokenizer, UntokenisableError
 from tests.gateway.tokenizers_for_tests import CHATML, byte_tokenizer, write_model
 
 USER = {"role": "user", "content": "Hi"}
+TOOL = {"type": "function", "function": {"name": "f"}}
 PARTS_TEMPLATE = (
     "{% for m in messages %}{% for part in m['content'] %}[{{ part.text }}]{% endfor %}{% endfor %}"
 )
@@ -77,6 +78,13 @@ def render(source: str, fields: dict[str, Any], **settings: Any) -> str:
             '{"name": "f", "description": null, "parameters": {"a": "<ö>"}}}',
             id="tools",
         ),
+        pytest.param(
+            "{{ tools | length }}", {"tools": [TOOL], "tool_choice": "auto"}, "1", id="tools-by-choice"
+        ),
+        pytest.param(
+            "no use", {"tools": [TOOL], "tool_choice": "none"}, "no use", id="a-template-without-tools"
+        ),
+        pytest.param("{{ tools }}", {"tool_choice": "none"}, "None", id="no-tools-no-choice"),
         pytest.param("{{ documents[0].title }}", {"documents": [{"title": "T"}]}, "T", id="documents"),
         pytest.param(
             "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}x{% endfor %}",
@@ -133,6 +141,7 @@ def test_rendered(source: str, fields: dict[str, Any], expected: str) -> None:
         (CHATML, {"chat_template_kwargs": {"messages": []}}),
         (CHATML, {"chat_template_kwargs": 5}),
         (CHATML, {"tools": "x"}),
+        ("{{ tools | length }}", {"tools": [TOOL], "tool_choice": "none"}),
         (CHATML, {"tools": [{"type": "other"}]}),
         (CHATML, {"messages": [{"role": "developer", "content": "x"}]}),
         (CHATML, {"messages": [{"role": "assistant", "tool_calls": [{"type": "other"}]}]}),

@@ -78,7 +78,7 @@ class EngineSocket:
 
     async def _converse(self, sock: socket.socket) -> None:
         unpacker = Unpacker()
-        # From the welcome on the socket belongs to the transport.
+        # Once it has a transport, the socket belongs to that.
         with contextlib.ExitStack() as owned:
             owned.callback(sock.close)
             await self._guarded(sock, unpacker, owned)
@@ -106,28 +106,17 @@ class EngineSocket:
         unpacker: Unpacker,
         owned: contextlib.ExitStack,
     ) -> None:
-        node = self._node
-        engine = None if node.engine is None or node.engine.gone else node.engine
-        refusal = objection(engine, hello)
-        if hello.protocol != PROTOCOL:
-            refusal = ("ProtocolError", f"local API version {hello.protocol}; this sidecar speaks {PROTOCOL}")
-        if refusal is not None:
-            _log.error("engine refused", extra=fields(side=hello.side, code=refusal[0], reason=refusal[1]))
-            sock.send(pack(Refused("", *refusal)))
-            return
-        if engine is None:
-            engine = node.engine = Engine(hello.fingerprint, dict(hello.fingerprint_fields), hello.world_size)
-        socket.send_fds(
-            sock,
-            [pack(Welcome(PROTOCOL, node.arena.size_bytes, engine.incarnation))],
-            [node.arena.descriptor],
-        )
         reader, writer = await asyncio.open_unix_connection(sock=sock)
         owned.pop_all()
-        connection = Connection(hello, _sender(writer), lambda: _half_close(writer))
-        engine.connections[connection.name] = connection
-        node.metrics.engine_connections.inc()
-        _log.info("engine connected", extra=fields(side=hello.side, rank=hello.rank, pid=hello.pid))
+        try:
+            admitted = self._admit(sock, writer, hello)
+        except OSError:
+            writer.transport.abort()
+            raise
+        if admitted is None:
+            writer.close()
+            return
+        engine, connection = admitted
         try:
             for message in messages:
                 self._handle(engine, connection, message)
@@ -135,9 +124,38 @@ class EngineSocket:
                 for message in unpacker.feed(data):
                     self._handle(engine, connection, message)
         finally:
-            node.metrics.engine_connections.dec()
+            self._node.metrics.engine_connections.dec()
             self._gone(engine, connection)
             writer.transport.abort()
+
+    def _admit(
+        self, sock: socket.socket, writer: asyncio.StreamWriter, hello: Hello
+    ) -> tuple[Engine, Connection] | None:
+        """Compare, welcome and register without an await in between: whoever is welcome is registered with an
+        engine that is there, under a name that nobody else has."""
+        node = self._node
+        engine = None if node.engine is None or node.engine.gone else node.engine
+        refusal = objection(engine, hello)
+        if hello.protocol != PROTOCOL:
+            refusal = ("ProtocolError", f"local API version {hello.protocol}; this sidecar speaks {PROTOCOL}")
+        if refusal is not None:
+            _log.error("engine refused", extra=fields(side=hello.side, code=refusal[0], reason=refusal[1]))
+            writer.write(pack(Refused("", *refusal)))
+            return None
+        if engine is None:
+            engine = Engine(hello.fingerprint, dict(hello.fingerprint_fields), hello.world_size)
+        # Past the transport, which cannot pass descriptors and has nothing of its own to send yet.
+        socket.send_fds(
+            sock,
+            [pack(Welcome(PROTOCOL, node.arena.size_bytes, engine.incarnation))],
+            [node.arena.descriptor],
+        )
+        connection = Connection(hello, _sender(writer), lambda: _half_close(writer))
+        node.engine = engine
+        engine.connections[connection.name] = connection
+        node.metrics.engine_connections.inc()
+        _log.info("engine connected", extra=fields(side=hello.side, rank=hello.rank, pid=hello.pid))
+        return engine, connection
 
     def _gone(self, engine: Engine, connection: Connection) -> None:
         del engine.connections[connection.name]
@@ -167,7 +185,9 @@ class EngineSocket:
         match message:
             case Publish():
                 self._producing.publish(engine, message)
-            case ProducerDone() if message.rank == connection.hello.rank:
+            case ProducerDone() if message.rank == connection.hello.rank and _ID.fullmatch(
+                message.transfer_id
+            ):
                 self._producing.rank_done(engine, message)
             case _:
                 raise MessageError(f"rank {connection.hello.rank} may not say {message.TYPE} here")

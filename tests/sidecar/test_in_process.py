@@ -19,7 +19,7 @@ from prfaas_sidecar.app import Sidecar
 from prfaas_sidecar.config import Config
 from prfaas_sidecar.logs import DroppingQueueHandler
 from tests.helpers import eventually_async
-from tests.sidecar.fake_engine import FakeEngine, everything, lanes_of
+from tests.sidecar.fake_engine import FakeEngine, Side, everything, lanes_of
 from tests.sidecar.harness import CONSUMER, PRODUCER, transfer_id
 from tests.sidecar.wire import plain_client
 
@@ -87,6 +87,39 @@ async def test_a_transfer_and_a_stranger_block_nothing(
         await prefill.close()
     said = [logs_as_in_production.get_nowait().message for _ in range(logs_as_in_production.qsize())]
     assert "connection refused" in said
+
+
+async def test_a_process_that_greets_while_its_engine_dies_begins_the_next_run(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, go_on, real = asyncio.Event(), asyncio.Event(), asyncio.open_unix_connection
+
+    async def slow(**options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        accepted = options["sock"].getsockname() == str(path)
+        if accepted:
+            held.set()
+            await go_on.wait()
+        return await real(**options)
+
+    async with running(tmp_path, authority.leaf(PRODUCER), {}) as sidecar:
+        path, node = sidecar.config.engine.socket, sidecar.node
+        scheduler = await Side.connect(path, "scheduler")
+        await eventually_async(lambda: node.engine is not None)
+        monkeypatch.setattr(asyncio, "open_unix_connection", slow)
+        greeting = asyncio.create_task(Side.connect(path, "worker"))
+        await held.wait()
+        await scheduler.close()
+        await eventually_async(lambda: node.engine is None)
+        go_on.set()
+        worker = await greeting
+        await eventually_async(
+            lambda: node.engine is not None and list(node.engine.connections) == ["rank 0"]
+        )
+        next_scheduler = await Side.connect(path, "scheduler")
+        assert sidecar.not_ready() is None
+        await next_scheduler.close()
+        await eventually_async(worker.closed.is_set)
+        await worker.close()
 
 
 def test_logs_are_dropped_rather_than_waited_for() -> None:

@@ -54,6 +54,7 @@ class Consuming:
             raise TransferError("Draining", "the sidecar is shutting down")
         if message.transfer_id in node.records:
             raise TransferError("TransferExists", "this transfer id was used before")
+        engine.require_ready()
         early = node.records.early_call(message.transfer_id, now)
         if early is not None:
             raise TransferError(early, "the gateway ended this transfer before it began")

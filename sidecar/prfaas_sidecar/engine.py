@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from prfaas_connector.local_api.messages import Hello, Message
+from prfaas_sidecar.errors import TransferError
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 MAX_FIELDS = 256
 MAX_FIELD_LENGTH = 2048
+MAX_EARLY_DONES = 4096
 
 
 @dataclass(eq=False, slots=True)
@@ -44,6 +47,7 @@ class Engine:
     incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
     connections: dict[str, Connection] = field(default_factory=dict)
     gone: bool = False
+    _early_dones: OrderedDict[tuple[str, int], bool] = field(default_factory=OrderedDict)
 
     @property
     def scheduler(self) -> Connection | None:
@@ -54,6 +58,28 @@ class Engine:
     def ready(self) -> bool:
         """Whether the scheduler side and all ranks have said hello."""
         return not self.gone and self.scheduler is not None and len(self.connections) == self.world_size + 1
+
+    def require_ready(self) -> None:
+        """A transfer's memory waits for every rank, and one that is not there says nothing.
+
+        Raises:
+            TransferError: not all of them are.
+        """
+        if not self.ready:
+            raise TransferError("EngineGone", "not all ranks of the engine are connected yet")
+
+    def remember_done(self, transfer_id: str, rank: int, *, complete: bool) -> None:
+        """A rank was done with a transfer before the scheduler side announced it: their sockets are read in
+        any order. The oldest is forgotten when there are too many."""
+        self._early_dones[transfer_id, rank] = complete
+        if len(self._early_dones) > MAX_EARLY_DONES:
+            self._early_dones.popitem(last=False)
+
+    def take_dones(self, transfer_id: str) -> list[tuple[int, bool]]:
+        """Ranks that were done with a transfer before it was announced, and whether completely; forgets
+        them."""
+        found = [(rank, self._early_dones.pop((transfer_id, rank), None)) for rank in range(self.world_size)]
+        return [(rank, complete) for rank, complete in found if complete is not None]
 
     def tell_scheduler(self, message: Message) -> None:
         """Send, if there is still somebody to send to."""

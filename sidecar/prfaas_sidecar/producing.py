@@ -84,6 +84,7 @@ class Producing:
             raise TransferError("Draining", "the sidecar is shutting down")
         if message.transfer_id in node.records:
             raise TransferError("TransferExists", "this transfer id was used before")
+        engine.require_ready()
         early = node.records.early_call(message.transfer_id, now)
         if early is not None:
             raise TransferError(early, "this transfer was ended before it began")
@@ -109,6 +110,9 @@ class Producing:
         pending = self._pending.pop(transfer_id, None)
         if pending is not None:
             self._try_open(pending.channel, pending.request, None)
+        outgoing = self._transfers[transfer_id]
+        for rank, complete in outgoing.engine.take_dones(transfer_id):
+            self.rank_done(outgoing.engine, ProducerDone(transfer_id, rank, complete))
 
     def publish(self, engine: Engine, message: Publish) -> None:
         """Units are complete.
@@ -126,6 +130,8 @@ class Producing:
     def rank_done(self, engine: Engine, message: ProducerDone) -> None:
         """A rank writes no more."""
         outgoing = self._transfers.get(message.transfer_id) or self._lingering.get(message.transfer_id)
+        if outgoing is None and message.transfer_id not in self._node.records and not engine.gone:
+            engine.remember_done(message.transfer_id, message.rank, complete=message.complete)
         if outgoing is None or outgoing.engine is not engine:
             return
         outgoing.transfer.rank_done(message.rank, complete=message.complete)

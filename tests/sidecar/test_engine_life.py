@@ -214,6 +214,14 @@ async def test_ready_means_scheduler_and_all_ranks(tmp_path: Path, authority: Au
         scheduler = await Side.connect(producer.socket, "scheduler", 0, 2)
         first = await Side.connect(producer.socket, "worker", 0, 2)
         assert (await producer.get("/readyz"))[0] == 503
+        engine = FakeEngine(scheduler, [first])
+        for asked in (
+            engine.produce(transfer_id(), LANES, CONSUMER),
+            engine.consume(transfer_id(), LANES, producer.peer_address, PRODUCER),
+        ):
+            with pytest.raises(Refusal) as refusal:
+                await asked
+            assert refusal.value.code == "EngineGone"
         second = await Side.connect(producer.socket, "worker", 1, 2)
         assert await producer.get("/readyz") == (200, "ready\n")
         assert await producer.get("/healthz") == (200, "ok\n")

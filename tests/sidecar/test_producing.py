@@ -10,12 +10,12 @@ from typing import cast
 
 import pytest
 
-from prfaas_connector.local_api.messages import Hello, Message, Produce
+from prfaas_connector.local_api.messages import Hello, Message, Produce, ProducerDone
 from prfaas_connector.local_api.units import Lane
 from prfaas_sidecar.arena import Arena
 from prfaas_sidecar.channels import Channel
 from prfaas_sidecar.config import Config
-from prfaas_sidecar.engine import Connection, Engine
+from prfaas_sidecar.engine import MAX_EARLY_DONES, Connection, Engine
 from prfaas_sidecar.errors import TransferError
 from prfaas_sidecar.identity import parse
 from prfaas_sidecar.metrics import Metrics
@@ -139,3 +139,56 @@ def test_an_id_that_is_used_twice_does_not_harm_its_running_transfer(node: Node)
     bench.open(name, 0)
     assert bench.refusals() == []
     assert bodies.Opened(pull=0) in bench.stream.sent
+
+
+def test_nothing_is_reserved_before_all_ranks_are_connected(node: Node) -> None:
+    bench = Bench(node, world_size=2)
+    del bench.engine.connections["rank 1"]
+    with pytest.raises(TransferError) as refusal:
+        bench.produce(transfer_id())
+    assert refusal.value.code == "EngineGone"
+    assert node.arena.used_bytes == 0
+    bench.connect("worker", 1)
+    bench.produce(transfer_id())
+    assert node.arena.used_bytes > 0
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_rank_that_is_done_before_the_announcement_is_not_waited_for(node: Node, complete: bool) -> None:
+    bench, name = Bench(node, world_size=2), transfer_id()
+    bench.producing.rank_done(bench.engine, ProducerDone(name, 1, complete))
+    bench.produce(name)
+    assert node.arena.reservations()[0].holders() == ["rank 0", "transfer"]
+    bench.producing.rank_done(bench.engine, ProducerDone(name, 0, True))
+    record = node.records.get(name)
+    assert record is not None
+    assert record.code == (None if complete else "PrefillFailed")
+    assert (node.arena.used_bytes == 0) is not complete
+
+
+def test_all_ranks_may_be_done_before_the_announcement(node: Node) -> None:
+    bench, name = Bench(node), transfer_id()
+    bench.open(name, 0)
+    bench.producing.rank_done(bench.engine, ProducerDone(name, 0, False))
+    bench.produce(name)
+    assert [body.code for body in bench.stream.sent if isinstance(body, bodies.End)] == ["PrefillFailed"]
+    assert node.arena.used_bytes == 0
+
+
+def test_what_ranks_say_of_unknown_transfers_is_remembered_up_to_a_bound(node: Node) -> None:
+    engine = Bench(node).engine
+    for number in range(MAX_EARLY_DONES + 1):
+        engine.remember_done(f"{number:032x}", 0, complete=True)
+    assert engine.take_dones(f"{0:032x}") == []
+    assert engine.take_dones(f"{1:032x}") == [(0, True)]
+    assert engine.take_dones(f"{1:032x}") == []
+
+
+def test_a_rank_that_is_done_with_an_ended_transfer_is_not_remembered(node: Node) -> None:
+    bench, name = Bench(node), transfer_id()
+    bench.produce(name)
+    bench.producing.cancel(name, "Cancelled")
+    for _ in range(2):
+        bench.producing.rank_done(bench.engine, ProducerDone(name, 0, True))
+    assert node.arena.used_bytes == 0
+    assert bench.engine.take_dones(name) == []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from prfaas_sidecar.identity import Identity
 from prfaas_sidecar.net.stream import PeerStream
 from prfaas_sidecar.protocol import bodies
+from prfaas_sidecar.protocol.pulls import PullNumbers
 from prfaas_sidecar.transfers.producer import Chunk, Pull
 
 
@@ -33,7 +34,7 @@ class Channel:
     fingerprint_fields: dict[str, str]
     streams: list[PeerStream] = field(default_factory=list)
     pulls: dict[int, OutPull] = field(default_factory=dict)
-    last_pull: int = -1
+    numbers: PullNumbers = field(default_factory=PullNumbers)
     _turn: int = 0
 
     def wake(self) -> None:

@@ -185,10 +185,27 @@ class Producing:
     # Peers.
 
     def open(self, channel: Channel, request: bodies.Open, stream: PeerStream) -> None:
-        """A consumer asks; it may wait until the engine has announced the transfer."""
-        if request.pull <= channel.last_pull:
-            raise WireError(f"pull {request.pull} after pull {channel.last_pull}")
-        channel.last_pull = request.pull
+        """A consumer asks; it may wait until the engine has announced the transfer.
+
+        Raises:
+            WireError: this pull was opened before.
+        """
+        given_up = channel.numbers.open(request.pull)
+        if self._is_overtaken(channel, request):
+            return
+        self._open(channel, request, stream)
+        if given_up is not None:
+            self.farewell(channel, request.pull, given_up)
+
+    def _is_overtaken(self, channel: Channel, request: bodies.Open) -> bool:
+        """Whether a later pull of the same transfer has come over another stream already."""
+        outgoing = self._transfers.get(request.transfer_id)
+        if outgoing is not None and outgoing.out is not None and outgoing.out.channel is channel:
+            return request.pull < outgoing.out.pull.number
+        pending = self._pending.get(request.transfer_id)
+        return pending is not None and pending.channel is channel and request.pull < pending.request.pull
+
+    def _open(self, channel: Channel, request: bodies.Open, stream: PeerStream) -> None:
         if request.transfer_id in self._transfers:
             self._try_open(channel, request, stream)
             return
@@ -232,7 +249,8 @@ class Producing:
         channel.wake()
 
     def farewell(self, channel: Channel, pull: int, code: str) -> None:
-        """The consumer has everything, or wants no more."""
+        """The consumer has everything, or wants no more, perhaps of a pull whose OPEN is still under way."""
+        channel.numbers.give_up(pull, code)
         for transfer_id, pending in list(self._pending.items()):
             if pending.channel is channel and pending.request.pull == pull:
                 del self._pending[transfer_id]

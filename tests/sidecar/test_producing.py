@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from prfaas_connector.local_api.messages import Hello, Message, Produce, ProducerDone
+from prfaas_connector.local_api.messages import Hello, Message, Produce, ProducerDone, Publish
 from prfaas_connector.local_api.units import Lane
 from prfaas_sidecar.arena import Arena
 from prfaas_sidecar.channels import Channel
@@ -23,6 +23,8 @@ from prfaas_sidecar.net.stream import PeerStream
 from prfaas_sidecar.node import Node
 from prfaas_sidecar.producing import Producing
 from prfaas_sidecar.protocol import bodies
+from prfaas_sidecar.protocol.frames import WireError
+from prfaas_sidecar.protocol.pulls import REMEMBERED_PULLS, PullNumbers
 from prfaas_sidecar.records import Records
 from tests.sidecar.fake_engine import DIGEST, FINGERPRINT, everything, lanes_of
 from tests.sidecar.harness import CONSUMER, PRODUCER, transfer_id
@@ -192,3 +194,72 @@ def test_a_rank_that_is_done_with_an_ended_transfer_is_not_remembered(node: Node
         bench.producing.rank_done(bench.engine, ProducerDone(name, 0, True))
     assert node.arena.used_bytes == 0
     assert bench.engine.take_dones(name) == []
+
+
+def test_opens_may_arrive_in_any_order(node: Node) -> None:
+    bench, names = Bench(node), [transfer_id(), transfer_id()]
+    for name in names:
+        bench.produce(name)
+    bench.open(names[1], 1)
+    bench.open(names[0], 0)
+    assert bench.refusals() == []
+    assert sorted(bench.channel.pulls) == [0, 1]
+    with pytest.raises(WireError):
+        bench.open(names[0], 0)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_an_open_that_a_later_one_has_overtaken_is_dropped(node: Node, announced: bool) -> None:
+    bench, name = Bench(node), transfer_id()
+    if announced:
+        bench.produce(name)
+    bench.open(name, 1)
+    bench.open(name, 0)
+    if not announced:
+        bench.produce(name)
+    assert list(bench.channel.pulls) == [1]
+    assert bodies.Opened(pull=0) not in bench.stream.sent
+
+
+def test_nothing_is_sent_to_a_consumer_whose_cancel_overtook_its_open(node: Node) -> None:
+    bench, name = Bench(node), transfer_id()
+    bench.produce(name)
+    bench.producing.publish(bench.engine, Publish(name, 0, 0, 8))
+    bench.producing.farewell(bench.channel, 0, "Cancelled")
+    bench.open(name, 0)
+    assert bench.producing.next_frame(bench.channel, bench.peer) is None
+    assert bench.producing.running == 0
+    record = node.records.get(name)
+    assert record is not None
+    assert record.code == "Cancelled"
+
+
+def test_a_cancel_that_overtook_the_second_open_ends_the_first_pull(node: Node) -> None:
+    bench, name = Bench(node), transfer_id()
+    bench.produce(name)
+    bench.open(name, 0)
+    bench.producing.publish(bench.engine, Publish(name, 0, 0, 8))
+    bench.producing.farewell(bench.channel, 1, "Cancelled")
+    bench.open(name, 1)
+    assert bench.channel.pulls == {}
+    assert bench.producing.running == 0
+
+
+def test_a_cancel_that_overtook_its_open_leaves_nobody_waiting(node: Node) -> None:
+    bench, name = Bench(node), transfer_id()
+    bench.producing.farewell(bench.channel, 0, "Cancelled")
+    bench.open(name, 0)
+    bench.produce(name)
+    assert bench.channel.pulls == {}
+    assert bodies.Opened(pull=0) not in bench.stream.sent
+
+
+def test_pulls_that_were_given_up_are_remembered_up_to_a_bound() -> None:
+    numbers = PullNumbers()
+    for pull in range(REMEMBERED_PULLS + 1):
+        numbers.give_up(pull, "Cancelled")
+    assert numbers.open(0) is None
+    assert numbers.open(1) == "Cancelled"
+    numbers.give_up(1, "complete")
+    with pytest.raises(WireError):
+        numbers.open(1)

@@ -9,12 +9,17 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from prfaas.prompt_digest import prompt_digest
 from prfaas_gateway.chat_messages import RenderError
 from prfaas_gateway.chat_template import ChatTemplate
 from prfaas_gateway.classify import Endpoint, Kind
 from prfaas_gateway.prefix_index import Scope, block_hashes
 from prfaas_gateway.tokenizer import Tokenizer, UntokenisableError
+
+_IDS = TypeAdapter(list[int])
+"""Writes ids as JSON several times faster than the json module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,7 @@ class PromptMaker:
     def _finish(self, kind: Kind, ids: array[int], scope: Scope) -> Prepared:
         return PreparedPrompt(
             tokens=len(ids),
-            ids_json=b"[" + ",".join(map(str, ids)).encode() + b"]",
+            ids_json=_IDS.dump_json(ids.tolist()),
             digest=prompt_digest(ids, kind.cache_salt),
             block_hashes=block_hashes(ids, self._block_tokens, scope),
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from array import array
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.models import BPE
+
+# A batch of one text gains nothing from the library's own pool of threads, and waits for it.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 _SPECIAL_TOKENS_MARGIN = 8
 """More than any known tokenizer adds around a prompt on its own."""

@@ -31,6 +31,7 @@ _FINAL = frozenset({"NotAuthorised", "FingerprintMismatch", "PeerNotAllowed"})
 _FIRST_RETRY_SECONDS = 0.05
 _LAST_RETRY_SECONDS = 2.0
 _GATHER_LOSSES_SECONDS = 0.02
+_SAY_AGAIN_SECONDS = 10.0
 
 
 class Pulling(Protocol):
@@ -92,6 +93,7 @@ class Link:
         self._last_used = self._down_since = clock()
         self._last_failure = Lost("PeerUnreachable", "no connection was made yet")
         self._ever_ready = False
+        self._said_down_at: float | None = None
         self._reopening: asyncio.TimerHandle | None = None
         self._outcomes: dict[PeerStream, asyncio.Future[Lost]] = {}
         self._ready: dict[PeerStream, asyncio.Future[None]] = {}
@@ -147,9 +149,7 @@ class Link:
                 code = "LinkLost" if self._ever_ready else "PeerUnreachable"
                 if self._last_failure.code == "PeerSilent":
                     code = "PeerSilent"
-                transfer.fail(
-                    code, f"no stream to {self.target.host}:{self.target.port}: {self._last_failure.message}"
-                )
+                transfer.fail(code, f"no stream to {self._peer}: {self._last_failure.message}")
 
     def expired(self, now: float) -> bool:
         """Whether it has been idle for long enough to be closed."""
@@ -239,6 +239,9 @@ class Link:
             stream.close("NotAuthorised", f"{ack.identity} answered instead of {self.target.identity}")
             return
         self._ever_ready = True
+        if self._said_down_at is not None and sum(each.ready for each in self.streams) == 1:
+            self._said_down_at = None
+            _log.info("streams to the peer again", extra=fields(peer=self._peer))
         ready = self._ready.get(stream)
         if ready is not None and not ready.done():
             ready.set_result(None)
@@ -270,6 +273,22 @@ class Link:
         for transfer in list(self._numbers):
             transfer.fail(lost.code, lost.message)
 
+    @property
+    def _peer(self) -> str:
+        return f"{self.target.host}:{self.target.port}"
+
+    def _say_down(self, lost: Lost) -> None:
+        """A log line when the link goes down and now and then, not for every attempt of every stream."""
+        now = self._clock()
+        if self._said_down_at is not None and now - self._said_down_at < _SAY_AGAIN_SECONDS:
+            return
+        self._said_down_at = now
+        some = any(stream.ready for stream in self.streams)
+        _log.info(
+            "some streams to the peer fail" if some else "no stream to the peer",
+            extra=fields(peer=self._peer, code=lost.code, reason=lost.message),
+        )
+
     # Keeping one stream.
 
     async def _keep(self) -> None:
@@ -286,12 +305,7 @@ class Link:
                 self._fail_all(lost)
             failures += 1
             delay = min(_LAST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10))
-            _log.info(
-                "no stream to the peer",
-                extra=fields(
-                    peer=f"{self.target.host}:{self.target.port}", code=lost.code, reason=lost.message
-                ),
-            )
+            self._say_down(lost)
             await asyncio.sleep(_FIRST_RETRY_SECONDS)
             # A transfer that comes now is no reason to wait out what earlier ones have earned.
             with contextlib.suppress(TimeoutError):

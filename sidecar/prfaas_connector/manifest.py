@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from prfaas_connector.local_api.units import Lane, Range, Ranges, count, normalise, position
+from prfaas_connector.local_api.units import Lane, Range, Ranges, count, intersect, normalise, position
 
 MAX_RESUME_TARGETS = 4
 """Planned resume points of a prompt with sliding-window or state groups. Each costs a full copy of the state
@@ -151,12 +151,21 @@ class Manifest:
             for index, group in enumerate(self.layout.groups)
             if group.kind is Kind.STATE
         ]
-        candidates = set.intersection(*states) if states else {limit, *self.resume_targets}
+        windows = [
+            (group, self._landed_blocks(index, landed[index]))
+            for index, group in enumerate(self.layout.groups)
+            if group.kind is Kind.WINDOW
+        ]
+        # A window allows stretches of points, each up to where consecutive landed blocks end.
+        ends = {
+            min(end * group.block_tokens, self.target_tokens)
+            for group, blocks in windows
+            for _, end in blocks
+        }
+        candidates = set.intersection(*states) if states else {limit, *ends}
         for candidate in sorted(candidates, reverse=True):
             if local_tokens < candidate <= limit and all(
-                self._window_landed(index, candidate, local_tokens, landed[index])
-                for index, group in enumerate(self.layout.groups)
-                if group.kind is Kind.WINDOW
+                _window_landed(group, blocks, candidate, local_tokens) for group, blocks in windows
             ):
                 return candidate
         return local_tokens
@@ -169,15 +178,14 @@ class Manifest:
                 return min(end * block_tokens, self.target_tokens)
         return min(local_tokens, self.target_tokens)
 
-    def _window_landed(self, index: int, candidate: int, local_tokens: int, landed: Ranges) -> bool:
-        group = self.layout.groups[index]
-        start, end = window_blocks(group, candidate)
-        start = max(start, local_tokens // group.block_tokens)
-        present = set(_members(landed))
-        try:
-            return all(self.unit_of_block(index, block) in present for block in range(start, end))
-        except KeyError:
-            return False
+    def _landed_blocks(self, index: int, landed: Ranges) -> Ranges:
+        found: list[Range] = []
+        before = 0
+        for start, end in self.blocks[index]:
+            for first, stop in intersect(landed, ((before, before + end - start),)):
+                found.append((start + first - before, start + stop - before))
+            before += end - start
+        return normalise(found)
 
 
 def window_blocks(group: Group, tokens: int) -> Range:
@@ -194,6 +202,12 @@ def _resume_targets(layout: Layout, target_tokens: int) -> tuple[int, ...]:
     grain = max(grains, default=1)
     planned = {target_tokens * step // wanted // grain * grain for step in range(1, wanted)}
     return (*sorted(point for point in planned if 0 < point < target_tokens), target_tokens)
+
+
+def _window_landed(group: Group, landed_blocks: Ranges, tokens: int, local_tokens: int) -> bool:
+    start, end = window_blocks(group, tokens)
+    start = max(start, local_tokens // group.block_tokens)
+    return start >= end or any(first <= start and end <= stop for first, stop in landed_blocks)
 
 
 def _members(ranges: Ranges) -> list[int]:

@@ -71,11 +71,10 @@ class ModelEngine:
         for index, group in enumerate(self.layout.groups):
             table = self.tables[index]
             if group.kind is Kind.STATE:
-                if not table:
-                    table.append(self.fresh(index))
-                elif new_state_block:
+                if new_state_block:
                     # As the engine does when it keeps states at block boundaries: the table is positional.
-                    table[-1] = NULL_BLOCK
+                    table[:] = [NULL_BLOCK] * max(1, len(table))
+                if new_state_block or not table:
                     table.append(self.fresh(index))
                 continue
             while len(table) < -(-end // group.block_tokens):

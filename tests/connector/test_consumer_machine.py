@@ -240,4 +240,4 @@ class Consuming(RuleBasedStateMachine):
 
 
 TestConsuming = Consuming.TestCase
-TestConsuming.settings = settings(max_examples=200, stateful_step_count=15)
+TestConsuming.settings = settings(max_examples=300, stateful_step_count=15)

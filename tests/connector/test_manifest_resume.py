@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -32,42 +32,40 @@ class Oracle:
                 self.snapshots.append({positions[index][unit] for unit in units if unit in positions[index]})
                 self.there.append(set())
                 continue
-            tokens = set(range(local_tokens))
+            tokens = set(range(min(local_tokens, manifest.target_tokens)))
             for unit, block in manifest.units_between(index, 0, manifest.target_tokens + 1):
                 if unit in units:
                     first = block * group.block_tokens
                     tokens |= set(range(first, min(first + group.block_tokens, manifest.target_tokens)))
             self.there.append(tokens)
+        missing = [
+            next(token for token in range(manifest.target_tokens + 1) if token not in there)
+            for group, there in zip(manifest.layout.groups, self.there, strict=True)
+            if group.kind is Kind.ATTENTION
+        ]
+        self.reach = min([manifest.target_tokens, *missing])
+        """Up to here all attention groups have every token."""
 
     def possible(self, point: int) -> bool:
         """Whether the engine could compute the token at position ``point`` next."""
-        if point > self.manifest.target_tokens or any(point not in known for known in self.snapshots):
+        if point > self.reach or any(point not in known for known in self.snapshots):
             return False
         for group, there in zip(self.manifest.layout.groups, self.there, strict=True):
-            if group.kind is Kind.ATTENTION and not set(range(point)) <= there:
-                return False
             if group.kind is Kind.WINDOW:
                 first = max(0, point + 1 - group.window_tokens)
                 if not set(range(first, point)) <= there:
                     return False
         return True
 
-    def allowed(self) -> set[int]:
-        """Snapshots' positions; without state the planned points and the end of the unbroken attention KV."""
+    def allowed(self) -> Collection[int]:
+        """Without state any point."""
         if self.snapshots:
             return set.intersection(*self.snapshots)
-        reach = self.manifest.target_tokens
-        for group, there in zip(self.manifest.layout.groups, self.there, strict=True):
-            if group.kind is Kind.ATTENTION:
-                missing = (token for token in range(reach) if token not in there)
-                reach = min(reach, next(missing, reach))
-        return {reach, *self.manifest.resume_targets}
+        return range(self.manifest.target_tokens + 1)
 
     def best(self) -> int:
-        return max(
-            (point for point in self.allowed() if point > self.local_tokens and self.possible(point)),
-            default=self.local_tokens,
-        )
+        points = sorted((point for point in self.allowed() if point > self.local_tokens), reverse=True)
+        return next((point for point in points if self.possible(point)), self.local_tokens)
 
 
 @settings(max_examples=400)

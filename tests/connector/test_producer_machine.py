@@ -33,6 +33,7 @@ class Producing(RuleBasedStateMachine):
         self.arena: dict[tuple[int, int], list[Slot]] = {}
         self.snapshots: dict[int, dict[int, int]] = {}
         self.missed: set[tuple[int, int]] = set()
+        self.clearable: dict[int, bool] = {}
         self.lasts = 0
         self.memory = self.refused = self.ended = self.admitted = False
         self.want: tuple[Ranges, ...] | None = None
@@ -41,8 +42,14 @@ class Producing(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.patch.stop()
 
-    @initialize(layout=layouts(), prompt_tokens=st.integers(2, 120))
-    def open(self, layout: Layout, prompt_tokens: int) -> None:
+    # What cuts a run short is rare, or most runs would end before anything has happened.
+    @initialize(
+        layout=layouts(),
+        prompt_tokens=st.integers(2, 120),
+        memory=st.sampled_from(["at once", "at once", "later", "never"]),
+        may_abort=st.sampled_from([False, False, False, True]),
+    )
+    def open(self, layout: Layout, prompt_tokens: int, memory: str, may_abort: bool) -> None:
         self.manifest = Manifest(layout, prompt_tokens)
         self.target = self.manifest.target_tokens
         # With state the engine is made to stop at the target; otherwise it computes the prompt to its end.
@@ -50,19 +57,25 @@ class Producing(RuleBasedStateMachine):
         self.transfer = ProducerTransfer(LEG, self.manifest, OPENED_AT)
         self.engine = ModelEngine(layout)
         self.grain = max(group.block_tokens for group in layout.groups)
+        self.may_abort, self.may_refuse = may_abort, memory == "never"
+        if memory == "at once":
+            self.grant()
         produce = self.transfer.announcement()
         assert produce.lanes == self.manifest.lanes()
 
     # What the sidecar says, whenever it says it.
 
-    @precondition(lambda self: not self.memory and not self.refused)
+    @precondition(lambda self: not self.memory and not self.may_refuse)
     @rule()
     def memory_is_granted(self) -> None:
+        self.grant()
+
+    def grant(self) -> None:
         offsets = tuple(range(len(self.manifest.lanes())))
         self.transfer.receive(Accepted(LEG.transfer_id, offsets), "arena", ARENA_BYTES)
         self.memory = True
 
-    @precondition(lambda self: not self.memory and not self.refused)
+    @precondition(lambda self: self.may_refuse and not self.refused)
     @rule()
     def memory_is_refused(self) -> None:
         self.transfer.receive(Refused(LEG.transfer_id, "ArenaFull", ""), "arena", ARENA_BYTES)
@@ -92,12 +105,13 @@ class Producing(RuleBasedStateMachine):
         self.admitted = False
 
     @precondition(lambda self: self.admitted and not self.ended)
-    @rule(tokens=st.integers(1, 60), new_state_block=st.booleans())
+    @rule(tokens=st.integers(1, 4) | st.integers(1, 60), new_state_block=st.booleans())
     def a_step_runs(self, tokens: int, new_state_block: bool) -> None:
         engine = self.engine
         before, after = engine.computed, min(engine.computed + tokens, self.end)
         engine.free_behind_windows()
         engine.allocate(after, new_state_block)
+        self.note_tails(before, after)
         save = self.transfer.step(before, after, [list(table) for table in engine.tables])
         if save is not None:
             assert self.memory
@@ -113,6 +127,14 @@ class Producing(RuleBasedStateMachine):
                 copied |= self.carry_out(copy, min(after, self.target))
         assert copied == expected
         self.ended = after >= self.target
+
+    def note_tails(self, before: int, after: int) -> None:
+        """A block in which the prompt ends can be cleared in the step that begins to fill it, and only if it
+        is known by then that it will be shipped."""
+        for index, group in enumerate(self.manifest.layout.groups):
+            first = self.target // group.block_tokens * group.block_tokens
+            if before <= first < min(after, self.target):
+                self.clearable[index] = self.memory and not self.refused
 
     def clear(self, save: Save) -> None:
         for group, block_id in save.clears:
@@ -146,7 +168,7 @@ class Producing(RuleBasedStateMachine):
                 if block_id == NULL_BLOCK:
                     continue
                 slots = self.engine.slots[index, block_id]
-                if end > self.target and JUNK in slots:
+                if end > self.target and not self.clearable[index]:
                     continue  # the rest of the block is another request's
                 assert slots[: self.target - first] == list(range(first, min(end, self.target)))
                 due.add((index, unit))
@@ -176,7 +198,7 @@ class Producing(RuleBasedStateMachine):
                 assert slot == token or (slot == ZERO and token >= self.target)
         return {(copy.group, unit) for unit in copy.units}
 
-    @precondition(lambda self: not self.ended)
+    @precondition(lambda self: self.may_abort and not self.ended)
     @rule()
     def the_request_is_aborted(self) -> None:
         abort = self.transfer.abandon("PrefillFailed")
@@ -212,4 +234,4 @@ class Producing(RuleBasedStateMachine):
 
 
 TestProducing = Producing.TestCase
-TestProducing.settings = settings(max_examples=250, stateful_step_count=25)
+TestProducing.settings = settings(max_examples=400, stateful_step_count=25)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prfaas_connector.anytime import Reason
-from prfaas_connector.consumer import ConsumerTransfer
+from prfaas_connector.consumer import ConsumerTransfer, MissingUnitsError
 from prfaas_connector.local_api.messages import (
     Accepted,
     Ended,
@@ -16,7 +16,7 @@ from prfaas_connector.local_api.messages import (
     Wanted,
 )
 from prfaas_connector.manifest import Group, Kind, Layout, Manifest
-from prfaas_connector.producer import ProducerTransfer
+from prfaas_connector.producer import NULL_BLOCK, ProducerTransfer
 from prfaas_connector.request import DecodeLeg, PrefillLeg
 from prfaas_connector.steps import Memory
 
@@ -96,6 +96,31 @@ def test_units_that_were_not_asked_for_do_not_count() -> None:
     assert incoming.matched(32, None, 1002.0) == 16
     # The prefix has gone meanwhile: the units before 32 never travelled.
     assert incoming.matched(0, None, 1002.0) == 0
+
+
+WINDOWS = Layout(
+    (Group(Kind.ATTENTION, 16, 0, (("a", 100),)), Group(Kind.WINDOW, 16, 32, (("w", 100),))), shards=1
+)
+
+
+def test_a_block_of_an_earlier_window_that_has_not_landed_is_missed() -> None:
+    """The window before token 2048 was planned too, but only the last one has landed."""
+    manifest = Manifest(WINDOWS, 4097)
+    leg = DecodeLeg(ID, DIGEST, 30.0, "192.0.2.1:7400", "spiffe://t/pool/PrefillPool/long")
+    incoming = ConsumerTransfer(leg, manifest, manifest.want(0), 1000.0)
+    incoming.receive(Accepted(ID, (0, 30_000)), "arena", 1 << 20, 1000.0)
+    incoming.receive(Progress(ID, (((0, 256),), ((2, 4),)), ({}, {}), 25_800), "arena", 1 << 20, 1001.0)
+    incoming.receive(Ended(ID, "LinkLost", ""), "arena", 1 << 20, 1002.0)
+    assert incoming.matched(0, None, 1002.0) == 4096
+    attention, window = list(range(1, 257)), [NULL_BLOCK] * 254 + [301, 302]
+    load = incoming.load("r", 4096, (attention, window))
+    assert load.copies[1].units == (2, 3)
+    window[126] = 300
+    with pytest.raises(MissingUnitsError, match="group 1: block 126 has not landed"):
+        incoming.load("r", 4096, (attention, window))
+    window[126:129] = [NULL_BLOCK, NULL_BLOCK, 300]
+    with pytest.raises(MissingUnitsError, match="group 1: block 128 is never shipped"):
+        incoming.load("r", 4096, (attention, window))
 
 
 def test_a_refused_transfer_is_computed_here_at_once() -> None:

@@ -126,6 +126,7 @@ def refuse(part: str, **values: Any) -> Callable[[VllmConfig], None]:
         (refuse("parallel_config", enable_dbo=True), "--enable-dbo"),
         (refuse("", speculative_config=SimpleNamespace()), "--speculative-config"),
         (refuse("cache_config", kv_sharing_fast_prefill=True), "--kv-sharing-fast-prefill"),
+        (refuse("cache_config", cache_dtype="fp8_e4m3"), "--kv-cache-dtype fp8_e4m3"),
         (refuse("cache_config", mamba_cache_mode="all"), "--mamba-cache-mode all"),
         (refuse("kv_transfer_config", kv_load_failure_policy="fail"), "kv_load_failure_policy"),
     ],

@@ -31,8 +31,18 @@ async def gateway(
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """An HTTP client with a gateway's certificate."""
     context = await asyncio.to_thread(_context, authority.leaf(identity), folder / "gateway")
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+    connector = aiohttp.TCPConnector(ssl=context)
+    async with aiohttp.ClientSession(connector=connector, middlewares=(_read_whole,)) as session:
         yield session
+
+
+async def _read_whole(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """A response that a test does not look into would keep its connection, which counts as unclosed."""
+    response = await handler(request)
+    await response.read()
+    return response
 
 
 def _context(leaf: Leaf, folder: Path) -> ssl.SSLContext:

@@ -49,6 +49,8 @@ def main() -> None:
             command = commands.get()
             match command["do"]:
                 case "stop":
+                    # Ends the ranks' processes in order, which removes their shared memory.
+                    engine.engine_core.shutdown()
                     return
                 case "reset":
                     answer({"reset": engine.reset_prefix_cache()})

@@ -1,0 +1,1 @@
+"""The custom resources of prfaas.io and the documents that the parts exchange through them."""

@@ -1,0 +1,1 @@
+"""Real Kubernetes clusters for tests: bare processes, kind, or one that exists."""

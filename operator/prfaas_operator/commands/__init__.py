@@ -1,0 +1,1 @@
+"""Commands that need the operator's own functions: render and adopt."""

@@ -1,0 +1,1 @@
+"""Decisions: from observed values to a plan. No client, no clock, no randomness."""

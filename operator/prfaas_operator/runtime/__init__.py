@@ -1,0 +1,1 @@
+"""The edge: kopf, the API server, the lease, the queue, the executor."""

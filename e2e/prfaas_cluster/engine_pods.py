@@ -1,8 +1,9 @@
 """Pools whose pods run the project's own CPU build of vLLM, without an engine image.
 
-The engine's environment takes gigabytes and lies on this machine already, so its pods have an almost empty image and see
-the machine's programs, the environment and a small model through read-only hostPath volumes. Everything else is as a
-user writes it: a pod template with a container `engine` that runs `vllm serve`.
+The engine's environment takes gigabytes and lies on this machine already, so its pods have an almost empty
+image and see
+the machine's programs, the environment and a small model through read-only hostPath volumes. Everything
+else is as a user writes it: a pod template with a container `engine` that runs `vllm serve`.
 """
 
 from __future__ import annotations

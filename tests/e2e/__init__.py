@@ -1,0 +1,1 @@
+"""A whole cluster with real engines. Run by `make e2e`."""

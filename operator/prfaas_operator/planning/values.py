@@ -1,0 +1,338 @@
+"""What was observed: the values that the runtime fills from its informers and the policies decide on.
+
+`actions` has what comes out. An observed value holds only what a policy reads: a thousand pools stay small.
+Times are aware and in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from prfaas.api.keys import PoolKind
+
+Manifest = dict[str, Any]
+"""An object of the Kubernetes API as its JSON has it."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PoolKey:
+    """Names one pool of this cluster."""
+
+    kind: PoolKind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RouteKey:
+    """Names one route of this cluster."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"PrefillRoute {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SpecProblem:
+    """A stored object that this version cannot read: which field (`spec.model.name`), and what is wrong with
+    it.
+    """
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FieldManager:
+    """One entry of managedFields that owns `spec.replicas` of a pool. `subresource` is `scale` for writes
+    through it.
+    """
+
+    manager: str
+    operation: str
+    subresource: str
+
+
+class ChildKind(StrEnum):
+    """Kinds of objects that belong to a pool."""
+
+    DEPLOYMENT = "Deployment"
+    SECRET = "Secret"  # noqa: S105  (the name of a kind)
+    CONFIG_MAP = "ConfigMap"
+    BUDGET = "PodDisruptionBudget"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedChild:
+    """A ConfigMap or a PodDisruptionBudget of the pool.
+
+    Attributes:
+        ours: its controller is this pool (by uid). One that is not ours is never touched.
+        recorded_owned_fields: the annotation `prfaas.io/owned-fields`.
+        actual_owned_fields: the same hash over what managedFields say now that `prfaas-operator` owns. A
+            difference means that somebody took a field over.
+        content: `data` of a ConfigMap, `spec` of a PodDisruptionBudget.
+    """
+
+    name: str
+    uid: str
+    resource_version: str
+    ours: bool
+    recorded_owned_fields: str
+    actual_owned_fields: str
+    content: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedCertificate:
+    """The pool's Secret with its certificate, as far as it is public.
+
+    Attributes:
+        identity: the only URI SAN; empty when the Secret holds no readable certificate.
+        authority_id: SHA-256 (hexadecimal) of the authority's certificate in `ca.crt`; compared with
+            `ObservedPool.authority_id`.
+    """
+
+    name: str
+    uid: str
+    resource_version: str
+    ours: bool
+    identity: str
+    not_before: datetime | None
+    not_after: datetime | None
+    authority_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedDeployment:
+    """One revision's Deployment.
+
+    Attributes:
+        revision: label `prfaas.io/revision`.
+        replicas: `spec.replicas`.
+        is_current: `status.observedGeneration` has reached `metadata.generation`.
+        failure: message of the Deployment's condition ReplicaFailure (a quota or an admission rule said no),
+            or "".
+    """
+
+    name: str
+    uid: str
+    resource_version: str
+    ours: bool
+    revision: str
+    replicas: int
+    created_at: datetime
+    is_current: bool
+    deleted: bool
+    failure: str
+    recorded_owned_fields: str
+    actual_owned_fields: str
+    taken_over_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPod:
+    """A pod that bears the labels of the pool.
+
+    Attributes:
+        phase: `status.phase`.
+        ready: condition Ready is True.
+        ready_changed_at: lastTransitionTime of the condition Ready.
+        scheduled_at: lastTransitionTime of PodScheduled=True, None while it is not scheduled.
+        node: `spec.nodeName`, or "".
+        gates: names of `spec.schedulingGates`.
+        pending_reason: reason of PodScheduled=False (`Unschedulable`, `SchedulingGated`), or "".
+        pending_message: the scheduler's words.
+        waiting_reason: reason of the first container, engine first, that waits or has just failed and is not
+            merely being created (`ImagePullBackOff`, `CrashLoopBackOff`, `OOMKilled`,
+            `CreateContainerConfigError`), or "".
+        waiting_message: its message.
+        restarts: of the engine's container.
+        deletion_ends_at: `metadata.deletionTimestamp`, which is when the grace period ends; None: not being
+            deleted.
+        drain_since: annotation `prfaas.io/drain-since`, None when absent.
+    """
+
+    name: str
+    uid: str
+    revision: str
+    created_at: datetime
+    phase: str = "Pending"
+    ready: bool = False
+    ready_changed_at: datetime | None = None
+    scheduled_at: datetime | None = None
+    node: str = ""
+    gates: tuple[str, ...] = ()
+    pending_reason: str = ""
+    pending_message: str = ""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    restarts: int = 0
+    deletion_ends_at: datetime | None = None
+    drain_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What a pod's sidecar told on `/status`. Fields are None while the engine is not connected.
+
+    Attributes:
+        fingerprint_fields: the fields of the fingerprint by name, where the sidecar tells them.
+    """
+
+    engine_connected: bool
+    fingerprint: str | None = None
+    role: str | None = None
+    block_tokens: int | None = None
+    max_model_tokens: int | None = None
+    served_models: tuple[str, ...] = ()
+    arena_bytes: int | None = None
+    fingerprint_fields: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reference:
+    """An object that a pool's spec names. `references.wanted` lists them; the runtime looks each up.
+
+    Attributes:
+        kind: Secret, ConfigMap, PersistentVolumeClaim, ServiceAccount or ModelKVProfile.
+        field: path of the first field in the pool that names it.
+    """
+
+    kind: str
+    name: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundReference:
+    """A reference that is there. `access_modes` and `phase` are those of a PersistentVolumeClaim."""
+
+    kind: str
+    name: str
+    access_modes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UserBudget:
+    """A PodDisruptionBudget of the namespace that is no child of a pool, with its `spec.selector` as
+    stored.
+    """
+
+    name: str
+    selector: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartnerPool:
+    """A pool at the other end of a route, as far as a rollout in pairs and the list of peers need it.
+
+    `partner.summarise` makes one from an `ObservedPool`.
+
+    Attributes:
+        identity: what its certificates say.
+        rolling: it has pods of an old revision.
+        stalled: its rollout is stopped.
+        desired: replicas that it is to have.
+        new_ready: ready pods of its newest revision.
+    """
+
+    key: PoolKey
+    identity: str
+    rolling: bool
+    stalled: bool
+    desired: int
+    new_ready: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPool:
+    """A pool and all that belongs to it.
+
+    Attributes:
+        spec: the parsed spec, None when the stored one cannot be read; then `problems` says why.
+        status: the status that was last written, so that only a change is an event.
+        deleted: it has a deletionTimestamp.
+        annotations: those of `prfaas.io/`.
+        replicas_managers: who owns `spec.replicas` by managedFields.
+        autoscalers: names of the HorizontalPodAutoscalers that target it.
+        found: what `references.wanted` asked for and is there.
+        authority_id: SHA-256 of the certificate of `prfaas-ca`; empty while there is none, and then nothing
+            is issued.
+        reports: what the sidecars told, by pod name.
+        partners: pools at the other ends of its routes.
+    """
+
+    key: PoolKey
+    uid: str
+    generation: int
+    resource_version: str
+    created_at: datetime
+    deleted: bool
+    annotations: Mapping[str, str]
+    spec: Any
+    problems: tuple[SpecProblem, ...]
+    status: Any
+    replicas_managers: tuple[FieldManager, ...] = ()
+    autoscalers: tuple[str, ...] = ()
+    deployments: tuple[ObservedDeployment, ...] = ()
+    pods: tuple[ObservedPod, ...] = ()
+    peers: ObservedChild | None = None
+    budget: ObservedChild | None = None
+    user_budgets: tuple[UserBudget, ...] = ()
+    certificate: ObservedCertificate | None = None
+    authority_id: str = ""
+    found: tuple[FoundReference, ...] = ()
+    reports: Mapping[str, EngineReport] | None = None
+    partners: tuple[PartnerPool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRoute:
+    """A route, and the pools that it names as far as they exist.
+
+    Attributes:
+        pools: by key, only those that the route names; a missing key is a missing pool.
+        decode_pool_taken_by: another route that names the same decode pool and is older (then by name), or
+            None.
+    """
+
+    key: RouteKey
+    uid: str
+    generation: int
+    resource_version: str
+    created_at: datetime
+    deleted: bool
+    annotations: Mapping[str, str]
+    spec: Any
+    problems: tuple[SpecProblem, ...]
+    status: Any
+    pools: Mapping[PoolKey, RoutedPool]
+    decode_pool_taken_by: RouteKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedPool:
+    """What a route needs to know of a pool.
+
+    Attributes:
+        model: `spec.model.name`, None when the pool's spec cannot be read.
+        ready_pods: ready pods that do not drain.
+        fingerprints: fingerprint -> number of ready pods, of those whose engine told one.
+        fingerprint_fields: fingerprint -> its fields, where a sidecar tells them.
+    """
+
+    key: PoolKey
+    model: str | None
+    ready_pods: int
+    fingerprints: Mapping[str, int]
+    fingerprint_fields: Mapping[str, Mapping[str, str]] | None = None

@@ -1,0 +1,101 @@
+"""What the operator tells gateways (docs/control-plane.md). Readers ignore fields that they do not know."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from prfaas.api.v1alpha1.route import RouteMode
+
+SNAPSHOT_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class PoolTarget(_Part):
+    """A pool that a gateway may send to. `identity` is what its sidecars must show."""
+
+    namespace: str
+    name: str
+    identity: str
+    engine_port: int = Field(ge=1, le=65535)
+
+
+class RouteTarget(_Part):
+    """What may be prefilled elsewhere, and where.
+
+    Attributes:
+        canary_percent: share of the requests worth it that go remote in mode Canary; 0 in other modes.
+        threshold_tokens: uncached length up to which prefill stays local.
+        local_only_until: everything stays local until then.
+    """
+
+    namespace: str
+    name: str
+    mode: RouteMode
+    canary_percent: int = Field(default=0, ge=0, le=100)
+    threshold_tokens: int = Field(ge=0)
+    local_only_until: AwareDatetime | None = None
+    prefill_pools: tuple[PoolTarget, ...] = ()
+
+
+class DecodeTarget(PoolTarget):
+    """A decode pool with its route; None: everything stays local."""
+
+    route: RouteTarget | None = None
+
+
+class ModelTarget(_Part):
+    """A model under the name that clients use, and the decode pools that serve it."""
+
+    name: str
+    decode_pools: tuple[DecodeTarget, ...] = ()
+
+
+class Snapshot(_Part):
+    """All that a gateway is told. `revision` is the SHA-256 (hexadecimal) of the rest."""
+
+    version: int = SNAPSHOT_VERSION
+    revision: str = ""
+    region: str
+    trust_domain: str
+    models: tuple[ModelTarget, ...] = ()
+
+    @classmethod
+    def sealed(cls, *, region: str, trust_domain: str, models: tuple[ModelTarget, ...]) -> Self:
+        """A snapshot of this version with its revision computed. The order of models and pools counts."""
+        open_ = cls(region=region, trust_domain=trust_domain, models=models)
+        return open_.model_copy(update={"revision": open_.computed_revision()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` or a newer operator wrote.
+
+        Raises:
+            ValueError: no snapshot (the error names the field), or of a version with other meanings.
+        """
+        snapshot = cls.model_validate_json(text)
+        if snapshot.version != SNAPSHOT_VERSION:
+            raise ValueError(
+                f"the snapshot has version {snapshot.version}, and this gateway reads {SNAPSHOT_VERSION}: "
+                "upgrade the gateway before the operator"
+            )
+        return snapshot
+
+    def to_json(self) -> str:
+        """One line, the same for the same content."""
+        return _canonical(self.model_dump(mode="json"))
+
+    def computed_revision(self) -> str:
+        """SHA-256 over everything but the revision itself."""
+        content = _canonical(self.model_dump(mode="json", exclude={"revision"}))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _canonical(document: object) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,181 @@
+"""PrefillRoute: which prefill pools may prefill for a decode pool, and for which prompts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from prfaas.api.keys import API_VERSION
+from prfaas.api.v1alpha1.common import (
+    OBJECT_NAME_MAX_CHARACTERS,
+    TOKENS_MAX,
+    ApiModel,
+    LocalReference,
+    ObjectMeta,
+    ObjectName,
+    ObjectStatus,
+    Time,
+)
+from prfaas.api.v1alpha1.conditions import Conditions, ConditionStatus
+from prfaas.api.v1alpha1.schema import Rule, merged_by, rules
+
+PREFILL_POOLS_MAX = 16
+
+
+class RouteMode(StrEnum):
+    """What becomes of a request that is worth prefilling elsewhere."""
+
+    OBSERVE = "Observe"
+    CANARY = "Canary"
+    ENFORCE = "Enforce"
+
+
+class EffectiveMode(StrEnum):
+    """What the gateways were told to do."""
+
+    OBSERVE = "Observe"
+    CANARY = "Canary"
+    ENFORCE = "Enforce"
+    LOCAL_ONLY = "LocalOnly"
+
+
+class ThresholdMode(StrEnum):
+    """Where the threshold comes from."""
+
+    AUTO = "Auto"
+    FIXED = "Fixed"
+
+
+class PrefillPoolReference(ApiModel):
+    """A prefill pool that may serve the route."""
+
+    name: ObjectName = Field(description="Name of the PrefillPool, in the same namespace.")
+    weight: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Share of the route's remote prefills, relative to the other pools; 0: none. Absent: 1.",
+    )
+
+
+class Canary(ApiModel):
+    """How much goes remote in mode Canary."""
+
+    percent: int = Field(
+        ge=1,
+        le=100,
+        description="Percent of the requests worth it that are prefilled remotely, by request id.",
+    )
+
+
+class Threshold(ApiModel):
+    """From which length on a prompt is prefilled remotely."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                rule="(self.mode == 'Fixed') == has(self.tokens)",
+                message="threshold.tokens is needed with threshold.mode Fixed, and belongs to no other",
+            )
+        )
+    )
+
+    mode: ThresholdMode = Field(
+        default=ThresholdMode.AUTO,
+        description="Auto: prfaas chooses, and shows it in status.effectiveThresholdTokens. Fixed: "
+        "threshold.tokens.",
+    )
+    tokens: int | None = Field(
+        default=None,
+        ge=0,
+        le=TOKENS_MAX,
+        description="Prompts with more uncached tokens than this are prefilled remotely.",
+    )
+
+
+class PrefillRouteSpec(ApiModel):
+    """What is wanted of a route."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                rule="(self.mode == 'Canary') == has(self.canary)",
+                message="canary.percent is needed with mode Canary, and belongs to no other",
+            )
+        )
+    )
+
+    decode_pool_ref: LocalReference = Field(
+        description="The DecodePool whose requests this route is about. A pool has one route; of several the "
+        "oldest counts."
+    )
+    prefill_pool_refs: tuple[PrefillPoolReference, ...] = Field(
+        min_length=1,
+        max_length=PREFILL_POOLS_MAX,
+        description="The PrefillPools that may prefill for it.",
+        json_schema_extra=merged_by("name"),
+    )
+    mode: RouteMode = Field(
+        default=RouteMode.OBSERVE,
+        description="Observe: decide and count, but prefill locally. Canary: prefill a share remotely. "
+        "Enforce: prefill remotely whatever is worth it.",
+    )
+    canary: Canary | None = Field(default=None, description="How much goes remote in mode Canary.")
+    threshold: Threshold = Field(
+        default=Threshold(), description="From which length on a prompt is prefilled remotely."
+    )
+
+
+class LocalOnlyStatus(ApiModel):
+    """A switch to local prefill in force, set by `prfaas route`."""
+
+    until: Time = Field(description="When it ends by itself.")
+
+
+class PairStatus(ApiModel):
+    """The route's decode pool with one of its prefill pools."""
+
+    prefill_pool: str = Field(
+        min_length=1, max_length=OBJECT_NAME_MAX_CHARACTERS, description="Name of the PrefillPool."
+    )
+    compatible: ConditionStatus = Field(
+        default=ConditionStatus.UNKNOWN, description="Whether KV of one means the same to the other."
+    )
+    reason: str | None = Field(default=None, max_length=256, description="Why not, as one CamelCase word.")
+    ready_prefill: int = Field(default=0, ge=0, description="Ready prefill engines that can serve this pair.")
+    ready_decode: int = Field(default=0, ge=0, description="Ready decode engines that can serve this pair.")
+
+
+class PrefillRouteStatus(ObjectStatus):
+    """What was seen of a route."""
+
+    effective_threshold_tokens: int | None = Field(
+        default=None, ge=0, description="The threshold in force, in uncached tokens."
+    )
+    effective_mode: EffectiveMode | None = Field(
+        default=None, description="What the gateways were told to do."
+    )
+    local_only: LocalOnlyStatus | None = Field(
+        default=None, description="A switch to local prefill in force, set by `prfaas route`."
+    )
+    pairs: tuple[PairStatus, ...] = Field(
+        default=(),
+        max_length=PREFILL_POOLS_MAX,
+        description="The decode pool with each of the prefill pools.",
+        json_schema_extra=merged_by("prefillPool"),
+    )
+    conditions: Conditions = ()
+
+
+class PrefillRoute(ApiModel):
+    """Which prefill pools may prefill for a decode pool, for which prompts, and how far that is on."""
+
+    api_version: Literal["prfaas.io/v1alpha1"] = API_VERSION
+    kind: Literal["PrefillRoute"] = "PrefillRoute"
+    metadata: ObjectMeta
+    spec: PrefillRouteSpec = Field(description="What is wanted of the route.")
+    status: PrefillRouteStatus = Field(
+        default=PrefillRouteStatus(), description="What was seen of the route."
+    )

@@ -17,7 +17,7 @@ NOT_SLOW := not engine_full and not gpu
 # The parts of a target use the same two cores and the same caches.
 .NOTPARALLEL:
 
-.PHONY: help venv lock system engine models doctor check format test test-project test-connector test-engines \
+.PHONY: help venv lock system engine images models doctor check format test test-project test-connector test-engines \
         fuzz bench demo gpu-check clean clean-cache
 
 help: ## List the targets
@@ -74,6 +74,11 @@ system:
 
 engine: venv ## Build the engine's environment in the user's cache folder
 	@$(SETUP) engine > /dev/null
+
+images: ENGINE ?= buildah
+images: BASE ?=
+images: venv ## Build the images (ENGINE=docker BASE=python:3.11-slim-bookworm@sha256:… uses Docker)
+	@$(SETUP) images --engine '$(ENGINE)' --base '$(BASE)' $(ARGS)
 
 models: venv ## Make the models of the tests and the demo now, not on demand
 	@$(SETUP) models

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from prfaas_setup import doctor, engine, environments, models, system
+from prfaas_setup import doctor, engine, environments, images, models, system
 from prfaas_setup.progress import SetupError
 
 
@@ -24,6 +24,15 @@ def _in_engine(chosen: argparse.Namespace) -> None:
 def _models(chosen: argparse.Namespace) -> None:
     for name in chosen.names:
         print(models.ensure_model(name))
+
+
+def _images(chosen: argparse.Namespace) -> None:
+    names = chosen.names or list(images.PARTS)
+    if chosen.engine != "buildah":
+        images.build_for_engine(chosen.engine, chosen.base or "", names)
+        return
+    for image in images.ensure_images(names).values():
+        print(f"{image.reference}@{image.digest} {image.archive} {image.archive_bytes}")
 
 
 def _doctor(_: argparse.Namespace) -> None:
@@ -71,6 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one = add("model", "make one model and print its folder", _models)
     one.add_argument("names", nargs=1, metavar="NAME", help=", ".join(models.MODELS))
     add("models", "make all models and print their folders", _models).set_defaults(names=list(models.MODELS))
+    built = add("images", "build the images, and print reference, archive and bytes of each", _images)
+    built.add_argument("names", nargs="*", metavar="NAME", help=", ".join(images.PARTS))
+    built.add_argument("--engine", default="buildah", help="buildah (default), docker or podman")
+    built.add_argument("--base", help="base image by digest; needed for docker and podman")
     add("system", "install what the emulated network needs, if possible", _system)
     add("bench-system", "install what the benchmarks compare with, if possible", _bench_system)
     add("doctor", "say what is there and what is missing", _doctor)

@@ -20,6 +20,19 @@ INSTALL_SECONDS = 1800.0
 LOCKS: dict[str, Sequence[str]] = {
     "uv.txt": ("requirements/uv.in",),
     "dev.txt": ("--all-extras", "--group", "dev", "pyproject.toml", "requirements/uv.in"),
+    # What the images install: the versions that the tests run with, and no others.
+    "operator.txt": ("--constraint", "requirements/dev.txt", "--extra", "operator", "pyproject.toml"),
+    "gateway.txt": (
+        "--constraint",
+        "requirements/dev.txt",
+        "--extra",
+        "gateway",
+        "--extra",
+        "kube",
+        "pyproject.toml",
+    ),
+    "sidecar.txt": ("--constraint", "requirements/dev.txt", "--extra", "sidecar", "pyproject.toml"),
+    "pip.txt": ("requirements/pip.in",),
     "engine.txt": ("--override", "requirements/engine-overrides.txt", "requirements/engine.in"),
 }
 

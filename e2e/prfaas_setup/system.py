@@ -55,6 +55,11 @@ NETWORK_NEEDS = (
     Need("the ip command", "iproute2", _command("ip")),
     Need("the unshare and nsenter commands", "util-linux", _command("nsenter")),
 )
+IMAGE_NEEDS = (
+    Need("the buildah command", "buildah", _command("buildah")),
+    Need("the mmdebstrap command", "mmdebstrap", _command("mmdebstrap")),
+    Need("the runc command", "runc", _command("runc")),
+)
 BENCH_NEEDS = (Need("the iperf3 command", "iperf3", _command("iperf3")),)
 
 

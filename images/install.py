@@ -52,7 +52,8 @@ def _pip(*arguments: str, target: Path) -> None:
         return
     subprocess.run(
         [sys.executable, str(pip / "pip"), "install", "--quiet", "--no-index", "--no-cache-dir",
-         "--no-compile", "--disable-pip-version-check", "--root-user-action", "ignore", "--target", str(target), *arguments],
+         "--no-compile", "--disable-pip-version-check", "--root-user-action", "ignore",
+         "--target", str(target), *arguments],
         check=True,
         env={**os.environ, "HOME": "/tmp"},  # noqa: S108 - inside the build's own container
     )  # fmt: skip

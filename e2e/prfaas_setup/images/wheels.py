@@ -46,7 +46,8 @@ def _download(lock: Path, target: Path) -> None:
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
     # pip alone among the tools can fetch for another Python than the one that runs it.
     run(
-        [locations.venv() / "bin" / "python", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+        [locations.venv() / "bin" / "python", "-m", "pip", "download", "--quiet",
+         "--disable-pip-version-check", "--no-deps",
          "--only-binary", ":all:", "--require-hashes", "--implementation", "cp",
          "--python-version", PYTHON_VERSION, *platforms, "--dest", target, "--requirement", lock],
         timeout_seconds=DOWNLOAD_SECONDS,

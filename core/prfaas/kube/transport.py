@@ -114,7 +114,7 @@ class Transport:
                 await asyncio.sleep(wait_seconds)
 
     async def send(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
-        """One attempt without a guard: the answer's head. The caller releases it and minds aiohttp's errors."""
+        """One attempt, no guard: the answer's head. The caller releases it, and minds aiohttp's errors."""
         api = await self.open()
         headers = {"Accept": request.accept, "User-Agent": self._user_agent}
         if request.content_type is not None:

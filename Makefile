@@ -12,12 +12,12 @@ ARGS ?=
 # How many generated inputs each test of make fuzz gets.
 FUZZ_EXAMPLES ?= 20000
 PYTEST := $(BIN)/python -m pytest
-NOT_SLOW := not engine_full and not gpu
+NOT_SLOW := not engine_full and not gpu and not e2e
 
 # The parts of a target use the same two cores and the same caches.
 .NOTPARALLEL:
 
-.PHONY: help venv lock system engine images models doctor check format test test-project test-connector test-engines \
+.PHONY: help venv lock system engine kubernetes images models doctor check format test test-project test-connector test-engines \
         fuzz bench demo gpu-check clean clean-cache
 
 help: ## List the targets
@@ -40,9 +40,9 @@ check: venv ## Format, lint, types and import rules
 
 test: check test-project test-connector ## Everything that must pass before a change goes in, with real engines
 
-test-project: venv system engine
+test-project: venv system engine kubernetes
 	@echo "== tests of the project (engines: real vLLM on this CPU)"
-	@PRFAAS_REQUIRE_ENGINE=1 $(PYTEST) -m "$(NOT_SLOW)" $(ARGS)
+	@PRFAAS_REQUIRE_ENGINE=1 PRFAAS_REQUIRE_CLUSTER=1 $(PYTEST) -m "$(NOT_SLOW)" $(ARGS)
 
 test-connector: venv engine
 	@echo "== tests of the connector inside the engine's environment"
@@ -71,6 +71,9 @@ venv: ## Create or refresh .venv from requirements/dev.txt
 
 system:
 	@$(SETUP) system
+
+kubernetes: venv ## Build an API server and etcd for the tests (the first time some minutes; needs Go)
+	@$(BIN)/python -m prfaas_cluster.assets etcd kube-apiserver > /dev/null
 
 engine: venv ## Build the engine's environment in the user's cache folder
 	@$(SETUP) engine > /dev/null

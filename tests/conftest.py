@@ -23,7 +23,7 @@ except ImportError:
     # make gpu-check needs no more than torch and pytest.
     hypothesis = None  # type: ignore[assignment]
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.cluster_fixtures"]
 
 LOOP_PACKAGES = ("prfaas", "prfaas_sidecar", "prfaas_gateway", "prfaas_wan", "prfaas_demo")
 ENGINE_MARKERS = ("engine", "engine_full")
@@ -118,11 +118,15 @@ def no_process_left_at_the_end() -> Iterator[None]:
 
 
 def _fail_for_new_children(before: dict[int, str]) -> None:
+    # A plugin must not be imported before pytest has rewritten its asserts.
+    from tests.cluster_fixtures import server_process_ids
+
     def new() -> dict[int, str]:
+        known = {*before, *server_process_ids()}
         return {
             pid: command
             for pid, command in children().items()
-            if pid not in before and "multiprocessing.resource_tracker" not in command
+            if pid not in known and "multiprocessing.resource_tracker" not in command
         }
 
     try:

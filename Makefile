@@ -17,7 +17,7 @@ NOT_SLOW := not engine_full and not gpu and not e2e
 # The parts of a target use the same two cores and the same caches.
 .NOTPARALLEL:
 
-.PHONY: help venv lock system engine kubernetes images models doctor check format test test-project test-connector test-engines \
+.PHONY: help venv lock system engine kubernetes images models doctor check crds format test test-project test-connector test-engines \
         fuzz bench demo gpu-check clean clean-cache
 
 help: ## List the targets
@@ -36,6 +36,7 @@ check: venv ## Format, lint, types and import rules
 	step ruff check --output-format concise .; \
 	step mypy; \
 	step lint-imports --no-logo; \
+	step python -m prfaas.api.crds --check; \
 	[ -z "$$failed" ] || { echo "check failed:$$failed (make format mends the format)"; exit 1; }
 
 test: check test-project test-connector ## Everything that must pass before a change goes in, with real engines
@@ -61,6 +62,9 @@ bench: venv system engine ## Measure, and write the tables of docs/benchmarks.md
 gpu-check: export GPU_PYTHON ?=
 gpu-check: ## The connector's device tests on a CUDA device; needs only torch and pytest
 	@e2e/prfaas_setup/gpu-check
+
+crds: venv ## Generate crds/, the chart's copies and docs/api.md from the models
+	@$(BIN)/python -m prfaas.api.crds
 
 format: venv ## Format and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix . || true

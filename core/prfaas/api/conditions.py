@@ -109,7 +109,6 @@ class Reason(StrEnum):
 
     # Ready, Reconciling and Stalled of all
     SERVING = "Serving"
-    IN_USE = "InUse"
     NOT_OBSERVED = "NotObserved"
     ROLLING_OUT = "RollingOut"
     SCALING = "Scaling"
@@ -178,7 +177,7 @@ def set_conditions(
 
 
 def kstatus(conditions: Sequence[Condition], *, observed_generation: int | None, generation: int) -> Kstatus:
-    """How kstatus reads them: Stalled fails, Reconciling or a stale status is progress, Ready decides last."""
+    """How kstatus reads them: Stalled fails; Reconciling or a stale status is progress; then Ready."""
     if observed_generation != generation:
         return Kstatus.IN_PROGRESS
     if _is_true(conditions, ConditionType.STALLED):

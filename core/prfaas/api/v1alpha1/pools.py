@@ -218,7 +218,7 @@ class Drain(ApiModel):
         le=3600,
         description="Longest time in seconds that an ending pod may take to finish its requests and "
         "transfers. The "
-        " pod's grace period has to fit it. 0: no drain.",
+        "pod's grace period has to fit it. 0: no drain.",
     )
 
 
@@ -250,13 +250,11 @@ POOL_NAME_RULES = rules(
         rule=f"size(self.metadata.name) <= {POOL_NAME_MAX_CHARACTERS}",
         message=f"a pool's name has at most {POOL_NAME_MAX_CHARACTERS} characters: names of Deployments, "
         "pods and Secrets begin with it",
-        fieldPath=".metadata.name",
     ),
     Rule(
         rule=f"self.metadata.name.matches('{DNS_LABEL_PATTERN}')",
         message="a pool's name has lowercase letters, digits and dashes only: it becomes a label and part of "
         "an identity",
-        fieldPath=".metadata.name",
     ),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from pydantic.config import JsonDict
 
@@ -14,7 +14,6 @@ class Rule(TypedDict):
 
     rule: str
     message: str
-    fieldPath: NotRequired[str]
 
 
 def rules(*of: Rule) -> JsonDict:

@@ -1,0 +1,136 @@
+"""What each reason of a condition means: the source of the tables in docs/api.md."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prfaas.api.conditions import ConditionType, Reason
+
+_ACCEPTED = {
+    Reason.ACCEPTED: ("True", "Nothing stands against it."),
+    Reason.ENGINE_NOT_SUPPORTED: ("False", "`engine.type` is an engine that is not served yet."),
+    Reason.NOT_IMPLEMENTED: (
+        "False",
+        "A field asks for something that this version cannot do; use another field.",
+    ),
+    Reason.ENGINE_CONTAINER_MISSING: (
+        "False",
+        "The template has no container of the name `engine.container`.",
+    ),
+    Reason.FIELD_CONFLICT: (
+        "False",
+        "The template sets something that prfaas has to set; the message names it.",
+    ),
+    Reason.GRACE_PERIOD_TOO_SHORT: (
+        "False",
+        "`terminationGracePeriodSeconds` is shorter than the drain: raise it, leave it out, or lower "
+        "`drain.timeoutSeconds`.",
+    ),
+    Reason.MEMORY_LIMIT_TOO_SMALL: (
+        "False",
+        "A memory limit cannot hold the arena: raise it or lower `kv.arena`.",
+    ),
+    Reason.VOLUME_NOT_SHAREABLE: ("False", "Several instances would share a volume that only one can mount."),
+    Reason.TEMPLATE_REJECTED: (
+        "False",
+        "The API server refuses the pods' template; the message names the field.",
+    ),
+    Reason.CHILD_NOT_OWNED: ("False", "An object that has the name of a child belongs to somebody else."),
+    Reason.MODEL_MISMATCH: (
+        "False",
+        "The pools of a route, or a pool and its profile, name different models.",
+    ),
+    Reason.ROUTE_CONFLICT: ("False", "An older route is about the same decode pool; that one counts."),
+    Reason.ANNOTATION_INVALID: ("False", "`prfaas.io/hold` or `prfaas.io/local-only` cannot be read."),
+}
+_RESOLVED_REFS = {
+    Reason.RESOLVED: ("True", "Everything named is there."),
+    Reason.PROFILE_NOT_FOUND: ("False", "`model.profileRef` names no ModelKVProfile."),
+    Reason.SECRET_NOT_FOUND: ("False", "The template needs a Secret that does not exist."),
+    Reason.CONFIG_MAP_NOT_FOUND: ("False", "The template needs a ConfigMap that does not exist."),
+    Reason.VOLUME_CLAIM_NOT_FOUND: (
+        "False",
+        "The template needs a PersistentVolumeClaim that does not exist.",
+    ),
+    Reason.SERVICE_ACCOUNT_NOT_FOUND: ("False", "The template names a ServiceAccount that does not exist."),
+    Reason.DECODE_POOL_NOT_FOUND: ("False", "`decodePoolRef` names no DecodePool."),
+    Reason.PREFILL_POOL_NOT_FOUND: ("False", "One of `prefillPoolRefs` names no PrefillPool."),
+}
+_WORKLOADS_AVAILABLE = {
+    Reason.AVAILABLE: ("True", "As many instances are ready as the rollout demands."),
+    Reason.SCALED_TO_ZERO: ("True", "None is wanted and none is there."),
+    Reason.STARTING: ("False", "Instances are starting."),
+    Reason.NOT_ENOUGH_READY: ("False", "Fewer instances are ready than the rollout demands."),
+    Reason.IMAGE_PULL_FAILED: ("False", "An image cannot be pulled; the message names it."),
+    Reason.CRASH_LOOPING: ("False", "A container keeps ending; the message names it and its last exit."),
+    Reason.CONTAINER_CONFIG_FAILED: ("False", "A container cannot be made; the message says why."),
+}
+_KV_COMPATIBLE = {
+    Reason.FINGERPRINTS_AGREE: ("True", "The engines' fingerprints are equal."),
+    Reason.FINGERPRINT_MISMATCH: (
+        "False",
+        "Engines have different fingerprints: no KV moves between them, prompts are prefilled locally.",
+    ),
+    Reason.FINGERPRINT_UNKNOWN: ("Unknown", "No engine has told its fingerprint yet."),
+}
+_SCALING_ACTIVE = {
+    Reason.STATIC: ("True", "The manifest decides."),
+    Reason.EXTERNAL: ("True", "An autoscaler decides through /scale."),
+    Reason.MANAGED: ("True", "prfaas decides and writes /scale."),
+    Reason.HELD: ("True", "`prfaas hold` decides until the hold ends."),
+    Reason.REPLICAS_OWNED_BY_MANIFEST: (
+        "False",
+        "Mode Managed, and another manager owns `spec.replicas`: take it out of the manifest.",
+    ),
+    Reason.AUTOSCALER_ON_MANAGED_POOL: (
+        "False",
+        "Mode Managed, and an autoscaler targets the pool: remove it, or use mode External.",
+    ),
+}
+_SCALING_LIMITED = {
+    Reason.NOT_LIMITED: ("False", "Nothing stands in the way."),
+    Reason.NO_CAPACITY: ("True", "Pods wait for a node; nothing more is added meanwhile."),
+    Reason.QUOTA_PENDING: (
+        "True",
+        "Pods wait for a quota or a scheduling gate; nothing more is added meanwhile.",
+    ),
+    Reason.TOO_MANY_REPLICAS: ("True", "More would be wanted than `scaling.maxReplicas`."),
+    Reason.TOO_FEW_REPLICAS: ("True", "Fewer would be wanted than `scaling.minReplicas`."),
+    Reason.HELD: ("True", "`prfaas hold` keeps the number until it ends."),
+}
+_READY = {
+    Reason.SERVING: ("True", "A pool that serves."),
+    Reason.SCALED_TO_ZERO: ("True", "A pool of which no instance is wanted."),
+    Reason.ENFORCING: ("True", "A route in mode Enforce with a pair that can exchange KV."),
+    Reason.CANARY: ("True", "A route in mode Canary with a pair that can exchange KV."),
+    Reason.OBSERVING: ("True", "A route in mode Observe."),
+    Reason.LOCAL_ONLY: ("True", "A route that `prfaas route` switched to local prefill."),
+    Reason.NO_READY_PAIR: (
+        "False",
+        "A route without a pair of ready, compatible engines: prompts are local.",
+    ),
+    Reason.NOT_OBSERVED: ("Unknown", "Nothing was seen yet."),
+}
+_RECONCILING = {
+    Reason.ROLLING_OUT: ("True", "Pods are replaced by those of the newest revision."),
+    Reason.SCALING: ("True", "Instances are added or removed."),
+    Reason.DRAINING: ("True", "Instances finish their requests before they end."),
+    Reason.WAITING_FOR_PODS: ("True", "Pods are starting."),
+    Reason.RETRYING: ("True", "The API server refused something that may succeed later; it is tried again."),
+    Reason.SETTLED: ("False", "Nothing is left to do."),
+}
+_STALLED = {Reason.NOT_STALLED: ("False", "Nothing waits for a person.")}
+
+# Status and meaning by reason, by type. A Ready that is False and a Stalled that is True carry the reason of
+# the detail that made them so.
+REASON_TEXTS: Final[dict[ConditionType, dict[Reason, tuple[str, str]]]] = {
+    ConditionType.READY: _READY,
+    ConditionType.RECONCILING: _RECONCILING,
+    ConditionType.STALLED: _STALLED,
+    ConditionType.ACCEPTED: _ACCEPTED,
+    ConditionType.RESOLVED_REFS: _RESOLVED_REFS,
+    ConditionType.WORKLOADS_AVAILABLE: _WORKLOADS_AVAILABLE,
+    ConditionType.KV_COMPATIBLE: _KV_COMPATIBLE,
+    ConditionType.SCALING_ACTIVE: _SCALING_ACTIVE,
+    ConditionType.SCALING_LIMITED: _SCALING_LIMITED,
+}

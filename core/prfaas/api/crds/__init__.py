@@ -1,0 +1,1 @@
+"""CustomResourceDefinitions and their reference, generated from the models of `prfaas.api.v1alpha1`."""

@@ -1,0 +1,172 @@
+"""What each part asks of the API server, and why. The chart's RBAC and docs/access.md are generated from it.
+
+A test compares the calls that the operator makes against a real API server with this list, both ways: what is
+missing, and what nobody needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from prfaas.api import keys
+
+
+class Scope(StrEnum):
+    """Where a right holds."""
+
+    WATCHED = "watched"
+    """In every namespace, or in each of `watchNamespaces` when they are set."""
+    OWN = "own"
+    """In the namespace of the chart's release only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One right. `names` limits it to objects with these names; the verbs create, list and watch (unless one
+    name is asked for) cannot be limited so.
+    """
+
+    part: str
+    scope: Scope
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    reason: str
+    names: tuple[str, ...] = ()
+
+
+_POOLS = ("prefillpools", "decodepools")
+_READ = ("get", "list", "watch")
+_OPERATOR, _GATEWAY = "operator", "gateway"
+_WATCHED, _OWN = Scope.WATCHED, Scope.OWN
+
+ACCESS: Final = (
+    Access(
+        _OPERATOR, _WATCHED, keys.GROUP, (*_POOLS, "prefillroutes", "modelkvprofiles"), _READ,
+        "what users want",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, keys.GROUP, (*(f"{name}/status" for name in (*_POOLS, "prefillroutes")),),
+        ("patch",), "conditions and counts, by server-side apply",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, keys.GROUP, ("prefillpools/scale", "decodepools/scale"), ("patch",),
+        "replicas of pools in Managed mode, as an HPA writes them",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, keys.GROUP, ("prefillpools/finalizers", "decodepools/finalizers"), ("update",),
+        "owner references that block deletion, where the cluster's admission asks for this",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, "apps", ("deployments",), (*_READ, "create", "patch", "delete"),
+        "one Deployment per revision of a pool",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, "apps", ("deployments/scale",), ("patch",),
+        "replicas of the pools' own Deployments",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, "", ("pods",), (*_READ, "patch"),
+        "readiness, and the marks prfaas.io/drain-since and pod-deletion-cost",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, "", ("secrets",), (*_READ, "create", "patch", "delete"),
+        "the pools' certificates; whether Secrets that a pod template names exist",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, "", ("configmaps",), (*_READ, "create", "patch", "delete"),
+        "who may pull KV from whom; whether ConfigMaps that a pod template names exist",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, "", ("persistentvolumeclaims", "serviceaccounts"), _READ,
+        "whether what a pod template names exists, and can be shared by several pods",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, "policy", ("poddisruptionbudgets",), (*_READ, "create", "patch", "delete"),
+        "one budget per pool of several instances, unless the user has one",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, "autoscaling", ("horizontalpodautoscalers",), _READ,
+        "whether an HPA and Managed mode fight over a pool",
+    ),
+    Access(
+        _OPERATOR, _WATCHED, "events.k8s.io", ("events",), ("create", "patch"),
+        "what happened to a pool or route, for kubectl describe",
+    ),
+    Access(
+        _OPERATOR, _OWN, "coordination.k8s.io", ("leases",), ("get", "create", "update", "patch"),
+        "which replica leads",
+    ),
+    Access(
+        _OPERATOR, _OWN, "", ("secrets",), ("get", "create", "patch"),
+        f"{keys.CA_SECRET}: the region's authority; {keys.GATEWAY_TLS_SECRET}: the gateways' certificate",
+    ),
+    Access(
+        _OPERATOR, _OWN, "", ("configmaps",), ("get", "create", "patch"),
+        f"{keys.GATEWAY_POLICY_CONFIG_MAP}: what gateways are told",
+    ),
+    Access(
+        _GATEWAY, _WATCHED, "", ("pods",), ("list", "watch"),
+        "where engines are, and which are ready or drain",
+    ),
+    Access(
+        _GATEWAY, _OWN, "", ("configmaps",), _READ,
+        "which models, pools and routes there are", (keys.GATEWAY_POLICY_CONFIG_MAP,),
+    ),
+)  # fmt: skip
+
+PARTS: Final = (_OPERATOR, _GATEWAY)
+
+
+def allows(part: str, scope: Scope, group: str, resource: str, verb: str, name: str | None = None) -> bool:
+    """Whether the declaration grants it. `resource` has its subresource after a slash."""
+    return any(
+        access.part == part
+        and access.scope in (scope, Scope.WATCHED)
+        and access.group == group
+        and resource in access.resources
+        and verb in access.verbs
+        and (not access.names or name in access.names)
+        for access in ACCESS
+    )
+
+
+def chart_document() -> dict[str, dict[str, list[dict[str, list[str]]]]]:
+    """The rules by part and scope, as the chart's templates read them."""
+    document: dict[str, dict[str, list[dict[str, list[str]]]]] = {}
+    for access in ACCESS:
+        rule = {"apiGroups": [access.group], "resources": [*access.resources], "verbs": [*access.verbs]}
+        if access.names:
+            rule["resourceNames"] = [*access.names]
+        document.setdefault(access.part, {}).setdefault(access.scope.value, []).append(rule)
+    return document
+
+
+def markdown() -> str:
+    """The whole declaration as a page of the documentation."""
+    lines = [
+        "# What the parts may do in a cluster",
+        "",
+        "Generated by `python -m prfaas.chart` from `core/prfaas/chart/access.py`, as are the chart's roles.",
+        "*Watched* is every namespace, or each of the chart's `watchNamespaces`; *own* is the release's.",
+        "Sidecars and engines have no rights: their pods need no service account of the project's.",
+        "",
+    ]
+    for part in PARTS:
+        lines += [
+            f"## {part.capitalize()}",
+            "",
+            "| where | group | resources | verbs | why |",
+            "|---|---|---|---|---|",
+        ]
+        for access in ACCESS:
+            if access.part == part:
+                group = access.group or "core"
+                resources = ", ".join(f"`{name}`" for name in access.resources)
+                names = f" (only `{', '.join(access.names)}`)" if access.names else ""
+                verbs = ", ".join(access.verbs)
+                lines.append(f"| {access.scope} | {group} | {resources}{names} | {verbs} | {access.reason} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import ssl
 import subprocess
@@ -143,3 +144,17 @@ class Sidecar:
             except subprocess.TimeoutExpired:
                 self.kill()
         self.socket.unlink(missing_ok=True)
+        # An engine that was killed has left the copies of its tokenizer's files.
+        shutil.rmtree(self.socket.with_suffix(".model"), ignore_errors=True)
+
+    def status(self) -> dict[str, Any]:
+        """What `/status` shows."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['health']}/status", timeout=5) as answer:
+            found: dict[str, Any] = json.loads(answer.read())
+        return found
+
+    def model_file(self, name: str) -> bytes:
+        """A file of the engine's model, as a gateway gets it."""
+        url = f"https://127.0.0.1:{self.ports['control']}/v1/model-files/{name}"
+        with urllib.request.urlopen(url, context=self._tls, timeout=30) as answer:
+            return bytes(answer.read())

@@ -17,7 +17,16 @@ from dataclasses import replace
 
 from prfaas_connector.arena import Arena
 from prfaas_connector.local_api.framing import Unpacker, pack
-from prfaas_connector.local_api.messages import PROTOCOL, Hello, Message, MessageError, Refused, Welcome
+from prfaas_connector.local_api.messages import (
+    OTHER_VERSION,
+    SPOKEN,
+    Facts,
+    Hello,
+    Message,
+    MessageError,
+    Refused,
+    Welcome,
+)
 
 logger = logging.getLogger("prfaas.connector")
 
@@ -29,6 +38,11 @@ MAX_BACKLOG_BYTES = 8 << 20
 
 _READ_BYTES = 1 << 18
 _MAX_DESCRIPTORS = 4
+_FACTS_SINCE = 2
+
+
+class OtherVersionError(ConnectionRefusedError):
+    """The sidecar does not speak the version that was offered."""
 
 
 class SidecarClient:
@@ -61,6 +75,8 @@ class SidecarClient:
         self._lock = threading.Lock()
         self._backlog = bytearray()
         self._socket: socket.socket | None = None
+        self._protocol = SPOKEN[-1]
+        self._facts = b""
         self._closing = threading.Event()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_sender.setblocking(False)
@@ -94,6 +110,17 @@ class SidecarClient:
             if self._backlog:
                 self._wake()
         return True
+
+    def tell(self, facts: Facts) -> None:
+        """Tells the sidecar now, and every one that comes later, unless it is of an older version."""
+        data = pack(facts)
+        with self._lock:
+            self._facts = data
+            connection = self._socket
+            if connection is not None and self._protocol >= _FACTS_SINCE:
+                self._backlog += data
+                if self._flush(connection) and self._backlog:
+                    self._wake()
 
     def close(self, timeout_seconds: float = 2.0) -> None:
         """Ends the connection and the thread."""
@@ -149,6 +176,9 @@ class SidecarClient:
                 with self._lock:
                     self._backlog.clear()
                     self._socket = connection
+                    if self._protocol >= _FACTS_SINCE:
+                        self._backlog += self._facts
+                        self._flush(connection)
                 self._read(connection, unpacker)
             except (OSError, MessageError) as error:
                 logger.warning("the connection to the sidecar broke: %s", error)
@@ -176,12 +206,26 @@ class SidecarClient:
             self._last_failure = text
 
     def _connect(self) -> tuple[socket.socket, Arena, Unpacker]:
+        """Greets with the highest version that the sidecar takes."""
+        *lower, highest = SPOKEN
+        refusal: OtherVersionError | None = None
+        for protocol in (highest, *reversed(lower)):
+            try:
+                greeted = self._greet(replace(self._hello, protocol=protocol))
+            except OtherVersionError as error:
+                refusal = error
+            else:
+                self._protocol = protocol
+                return greeted
+        raise refusal or OtherVersionError("no version of the local API is spoken")
+
+    def _greet(self, hello: Hello) -> tuple[socket.socket, Arena, Unpacker]:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         descriptors: list[int] = []
         try:
             connection.settimeout(CONNECT_TIMEOUT_SECONDS)
             connection.connect(self._path)
-            connection.sendall(pack(self._hello))
+            connection.sendall(pack(hello))
             unpacker = Unpacker()
             messages: list[Message] = []
             deadline = time.monotonic() + HELLO_TIMEOUT_SECONDS
@@ -190,7 +234,7 @@ class SidecarClient:
                 data, received, _, _ = socket.recv_fds(connection, _READ_BYTES, _MAX_DESCRIPTORS)
                 descriptors += received
                 messages = unpacker.feed(_not_empty(data))
-            welcome = _greeted(messages[0], descriptors)
+            welcome = _greeted(messages[0], descriptors, hello.protocol)
             connection.setblocking(False)
             arena = Arena(descriptors.pop(), welcome.arena_bytes, welcome.incarnation)
             for message in messages[1:]:
@@ -230,18 +274,21 @@ class SidecarClient:
                             self._on_message(message)
 
 
-def _greeted(answer: Message, descriptors: list[int]) -> Welcome:
+def _greeted(answer: Message, descriptors: list[int], protocol: int) -> Welcome:
     """The welcome that came with one descriptor.
 
     Raises:
-        ConnectionRefusedError, MessageError: there is none.
+        OtherVersionError: the sidecar does not speak this version.
+        ConnectionRefusedError, MessageError: there is none for another reason.
     """
     if isinstance(answer, Refused):
+        if answer.code == "ProtocolError" and answer.message.startswith(OTHER_VERSION):
+            raise OtherVersionError(f"refused: {answer.code}: {answer.message}")
         raise ConnectionRefusedError(f"refused: {answer.code}: {answer.message}")
     if not isinstance(answer, Welcome):
         raise MessageError(f"the sidecar answered hello with {answer.TYPE}")
-    if answer.protocol != PROTOCOL:
-        raise MessageError(f"the sidecar speaks version {answer.protocol} of the local API, not {PROTOCOL}")
+    if answer.protocol != protocol:
+        raise MessageError(f"the sidecar speaks version {answer.protocol} of the local API, not {protocol}")
     if len(descriptors) != 1:
         raise MessageError(f"the sidecar sent {len(descriptors)} descriptors with its welcome, not one")
     return answer

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from prfaas_sidecar.app import Sidecar
-from prfaas_sidecar.config import Config, ConfigError, load
+from prfaas_sidecar.config import Config, ConfigError, load, load_environment
 from prfaas_sidecar.logs import configured
 from prfaas_sidecar.memory import available_bytes, check_arena, limit_bytes
 from prfaas_sidecar.net.tls import Credentials
@@ -35,19 +35,25 @@ Example sidecar.yaml:
 
 
 @click.command(epilog=_EXAMPLE)
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Configuration file (YAML).")
 @click.option(
-    "--config", "path", required=True, type=click.Path(path_type=Path), help="Configuration file (YAML)."
+    "--config-env", "variable", metavar="NAME", help="Environment variable that holds the same text."
 )
 @click.option("--check", is_flag=True, help="Check the configuration and its certificates, start nothing.")
-def main(path: Path, check: bool) -> None:
+def main(path: Path | None, variable: str | None, check: bool) -> None:
     """Ship KV cache between this pod's engine and engines of other regions."""
     try:
-        config = load(path)
+        if path is not None and variable is None:
+            config, source = load(path), str(path)
+        elif variable is not None and path is None:
+            config, source = load_environment(variable), variable
+        else:
+            raise click.UsageError("give one of --config and --config-env")
         if check:
             if config.tls is not None:
                 Credentials(config.tls)
             check_arena(config.arena_bytes, available_bytes(), limit_bytes())
-            click.echo(f"{path}: ok")
+            click.echo(f"{source}: ok")
             return
         with configured(config.log_level):
             _run(config)

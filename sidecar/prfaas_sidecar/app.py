@@ -8,14 +8,18 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
+from prfaas_sidecar.access import Access, PeersFile, of_config
 from prfaas_sidecar.arena import Arena
 from prfaas_sidecar.config import Config, ConfigError
 from prfaas_sidecar.consuming import Consuming
 from prfaas_sidecar.control import Control
+from prfaas_sidecar.drain import Drain
 from prfaas_sidecar.engine_socket import EngineSocket
+from prfaas_sidecar.health import DrainCall
 from prfaas_sidecar.health import application as health_application
 from prfaas_sidecar.identity import parse
 from prfaas_sidecar.logs import fields
@@ -28,6 +32,7 @@ from prfaas_sidecar.node import Node
 from prfaas_sidecar.peers import PeerServer
 from prfaas_sidecar.producing import Producing
 from prfaas_sidecar.records import Records
+from prfaas_sidecar.status import status
 from prfaas_sidecar.tasks import Tasks
 
 _log = logging.getLogger(__name__)
@@ -35,6 +40,8 @@ _log = logging.getLogger(__name__)
 TICK_SECONDS = 0.1
 MEASURE_SECONDS = 5.0
 ROTATE_SECONDS = 2.0
+PEERS_SECONDS = 2.0
+_DIGEST_SHOWN = 12
 _CLOSE_SECONDS = 1.0
 
 
@@ -62,7 +69,11 @@ class Sidecar:
             records=Records(config.limits.remembered_transfers, config.limits.remembered_calls_seconds),
             metrics=Metrics(),
             clock=time.monotonic,
+            access=of_config(config),
         )
+        self._peers_file = PeersFile(config.peers_file) if config.peers_file is not None else None
+        if self._peers_file is not None:
+            self.node.access = self._peers_file.refresh(self.node.access)
         self._producing = Producing(self.node)
         peers_tls = self.credentials if not config.insecure_plaintext_peers else None
         self._consuming = Consuming(self.node, peers_tls.client if peers_tls else None, self._tasks)
@@ -110,8 +121,15 @@ class Sidecar:
 
     async def _start(self) -> None:
         config, node = self.config, self.node
-        control = Control(node, self._end, self._fail)
-        health = health_application(node.metrics, self.not_ready, self._collect)
+        control = Control(node, self._end, self._fail, self._status)
+        drain = Drain(node, lambda: self._running, self._tasks)
+        health = health_application(
+            node.metrics,
+            self.not_ready,
+            self._collect,
+            self._status,
+            DrainCall(drain, config.drain_token, config.drain_seconds),
+        )
         self._engine_socket = await asyncio.to_thread(
             EngineSocket, node, self._producing, self._consuming, self._tasks
         )
@@ -150,6 +168,8 @@ class Sidecar:
         self._tasks.spawn(self._tick(), "tick")
         if self.credentials is not None:
             self._tasks.spawn(self._rotate(self.credentials), "rotate")
+        if self._peers_file is not None:
+            self._tasks.spawn(self._follow(self._peers_file), "peers-file")
 
     async def _run(self, runner: web.AppRunner) -> web.Server:
         await runner.setup()
@@ -171,6 +191,8 @@ class Sidecar:
             if now - measured > MEASURE_SECONDS:
                 measured = now
                 self._measurements.update([*self._peers.streams, *self._consuming.streams])
+                self._peers.close_strangers()
+                self._consuming.close_strangers()
             await asyncio.sleep(TICK_SECONDS)
 
     async def _rotate(self, credentials: Credentials) -> None:
@@ -178,9 +200,22 @@ class Sidecar:
             await asyncio.sleep(ROTATE_SECONDS)
             await asyncio.to_thread(credentials.refresh)
 
+    async def _follow(self, file: PeersFile) -> None:
+        while True:
+            await asyncio.sleep(PEERS_SECONDS)
+            access = await asyncio.to_thread(file.refresh, self.node.access)
+            if access is not self.node.access:
+                self._take(access)
+
+    def _take(self, access: Access) -> None:
+        """From now on these may talk to us. What has begun goes on."""
+        self.node.access = access
+        self._peers.close_strangers()
+        self._consuming.close_strangers()
+
     async def _drain(self) -> None:
         """Refuse what is new, let what runs end, but no longer than the configuration says."""
-        self.node.draining = True
+        self.node.stopping = True
         _log.info(
             "draining",
             extra=fields(producing=self._producing.running, consuming=self._consuming.running),
@@ -223,8 +258,23 @@ class Sidecar:
     def _refused(self, listener: str, reason: str) -> None:
         self.node.metrics.handshakes_refused.labels(listener, reason).inc()
 
+    def _status(self) -> dict[str, Any]:
+        return status(self.node, self._running)
+
     def _collect(self) -> None:
-        metrics = self.node.metrics
+        metrics, access = self.node.metrics, self.node.access
+        metrics.draining.set(self.node.draining)
+        metrics.peers_read.set(access.read_at or 0)
+        metrics.peers_broken.set(access.error is not None)
+        # One digest at a time: a series for each that ever was would grow without end.
+        metrics.peers_in_force.clear()
+        digest = (access.digest or "")[:_DIGEST_SHOWN]
+        for name, entries in (
+            ("accept", access.accept),
+            ("dial", access.dial),
+            ("gateways", access.gateways),
+        ):
+            metrics.peers_in_force.labels(name, digest).set(len(entries))
         metrics.arena_total.set(self.node.arena.size_bytes)
         metrics.arena_used.set(self.node.arena.used_bytes)
         metrics.streams.labels("consumer").set(len(self._consuming.streams))

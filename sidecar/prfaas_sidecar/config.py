@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from prfaas_connector.local_api.model_files import folder_beside
 from prfaas_sidecar.identity import Identity, IdentityError, Pattern, parse
 
 _SIZE = re.compile(r"(\d+)\s*(KiB|MiB|GiB|TiB)")
@@ -87,7 +90,13 @@ class EngineSection(_Section):
     """Unix socket that the connector opens; made by the sidecar."""
     socket_mode: Annotated[int, Field(ge=0, le=0o777)] = 0o660
     url: Annotated[str, Field(pattern=r"^http://[^/\s]+$")] | None = None
-    """Base URL of the engine's OpenAI API, for prefill legs; without it the sidecar serves none."""
+    """Base URL of the engine's OpenAI API, for prefill legs and drains; without it the sidecar serves no
+    legs, and a drain does not know what the engine still does."""
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the connector lays the model's tokenizer files."""
+        return folder_beside(self.socket)
 
 
 class ListenSection(_Section):
@@ -185,13 +194,20 @@ class Config(_Section):
     """Own identity; read from the certificate unless peers are plaintext."""
     peers: PeersSection = PeersSection()
     gateways: list[IdentityPattern] = []
+    peers_file: Path | None = None
+    """Takes the place of ``peers`` and ``gateways``: a file with ``accept``, ``dial`` and ``gateways``, read
+    again when it changes."""
     link: LinkSection = LinkSection()
     limits: LimitsSection = LimitsSection()
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    drain_token: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{16,128}$")] | None = None
+    """Whoever calls ``/drain`` has to know it; without it only the pod itself may call."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")
     def _coherent(self) -> Config:
+        if self.peers_file is not None and {"peers", "gateways"} & self.model_fields_set:
+            raise ValueError("peers_file takes the place of peers and gateways; remove them, or peers_file")
         if self.tls is None and not self.insecure_plaintext_peers:
             raise ValueError("tls is needed (certificate, key, ca), unless insecure_plaintext_peers is true")
         if self.tls is None and self.listen.control is not None:
@@ -212,21 +228,66 @@ def load(path: Path) -> Config:
         ConfigError: it cannot be read, or a field is unknown, missing or wrong.
     """
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: the file must hold a mapping of fields")
+    return parse_text(text, str(path))
+
+
+def load_environment(variable: str, environment: Mapping[str, str] = os.environ) -> Config:
+    """The same for the text of an environment variable.
+
+    Raises:
+        ConfigError: the variable is not set, or a field is unknown, missing or wrong.
+    """
+    text = environment.get(variable)
+    if text is None or not text.strip():
+        raise ConfigError(
+            f"environment variable {variable}: it is not set; it holds the configuration (YAML)"
+        )
+    return parse_text(text, f"environment variable {variable}")
+
+
+def parse_text(text: str, source: str) -> Config:
+    """Check a configuration; ``source`` is where it comes from, for the error.
+
+    Raises:
+        ConfigError: it is not YAML, or a field is unknown, missing or wrong.
+    """
     try:
-        return Config.model_validate(content)
+        return Config.model_validate(mapping(text, source))
     except ValidationError as error:
-        lines = []
-        for item in error.errors(include_url=False, include_input=False):
-            where = ".".join(str(part) for part in item["loc"]) or "file"
-            lines.append(f"  {where}: {item['msg'].removeprefix('Value error, ')}")
-        raise ConfigError(f"{path} is not a usable configuration:\n" + "\n".join(lines)) from None
+        raise ConfigError(f"{source} is not a usable configuration:\n" + wrong_fields(error)) from None
+
+
+def mapping(text: str, source: str) -> dict[Any, Any]:
+    """The fields of a YAML text.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        # Its own text quotes the line, which may hold a secret.
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise ConfigError(f"{source} is not YAML: {problem}{where}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: it must hold a mapping of fields")
+    return content
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """A line for each field, with what is wrong; shows no values."""
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in item["loc"]) or "the whole"
+        lines.append(f"  {where}: {item['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
 
 
 def _address_matches(pattern: str, host: str, port: int) -> bool:
@@ -246,4 +307,4 @@ def _address_matches(pattern: str, host: str, port: int) -> bool:
         return False
 
 
-__all__ = ["Config", "ConfigError", "IdentityError", "load", "split_address"]
+__all__ = ["Config", "ConfigError", "IdentityError", "load", "load_environment", "split_address"]

@@ -130,6 +130,13 @@ class Consuming:
                 link.close()
                 del self._links[target]
 
+    def close_strangers(self) -> None:
+        """Close links to producers that may not be dialled any more and that nothing uses."""
+        for target, link in list(self._links.items()):
+            if link.idle and not self._node.access.may_be_dialled(target.identity, target.host, target.port):
+                link.close()
+                del self._links[target]
+
     def close(self, code: str, message: str) -> None:
         """Close all links."""
         for link in self._links.values():
@@ -143,10 +150,10 @@ class Consuming:
             target = Target(host, int(port), identity)
         except (IdentityError, ValueError) as error:
             raise TransferError("PeerNotAllowed", f"not a peer: {error}") from error
-        if not any(rule.allows(identity, host, target.port) for rule in self._node.config.peers.dial):
+        if not self._node.access.may_be_dialled(identity, host, target.port):
             raise TransferError(
                 "PeerNotAllowed",
-                f"{identity} at {message.producer_address} is not among peers.dial of the configuration",
+                f"{identity} at {message.producer_address} is not among those that may be dialled",
             )
         return target
 

@@ -7,15 +7,16 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import aiohttp
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prfaas_sidecar.errors import retryable
-from prfaas_sidecar.identity import IdentityError, Pattern, authorised, of_certificate
+from prfaas_sidecar.identity import IdentityError, of_certificate
 from prfaas_sidecar.logs import fields
+from prfaas_sidecar.model_files import FileChangedError, send_file
 from prfaas_sidecar.node import Node
 
 _log = logging.getLogger(__name__)
@@ -38,14 +39,18 @@ class Control:
     """Routes and their handlers."""
 
     def __init__(
-        self, node: Node, end: Callable[[str, str, str], bool], fail: Callable[[str, str], bool]
+        self,
+        node: Node,
+        end: Callable[[str, str, str], bool],
+        fail: Callable[[str, str], bool],
+        status: Callable[[], dict[str, Any]],
     ) -> None:
-        """``end(id, code, message)`` ends a transfer on either side, ``fail(id, code)`` at the consumer
-        only."""
+        """``end(id, code, message)`` ends a transfer on either side, ``fail(id, code)`` at the consumer only;
+        ``status()`` is what `GET /v1/engine` shows."""
         self._node = node
         self._end = end
         self._fail = fail
-        self._gateways = [Pattern(text) for text in node.config.gateways]
+        self._status = status
         self._engine: aiohttp.ClientSession | None = None
 
     def application(self) -> web.Application:
@@ -58,6 +63,8 @@ class Control:
                 web.post("/v1/transfers/{id}/fail", self._fail_call),
                 web.post("/v1/transfers/{id}/cancel", self._cancel_call),
                 web.get("/v1/transfers/{id}", self._show),
+                web.get("/v1/engine", self._show_engine),
+                web.get("/v1/model-files/{name}", self._model_file),
             ]
         )
         app.on_startup.append(self._open_session)
@@ -71,7 +78,7 @@ class Control:
             identity = of_certificate(certificate)
         except IdentityError as error:
             return self._stranger(str(error))
-        if not authorised(identity, self._gateways):
+        if not self._node.access.may_control(identity):
             return self._stranger(f"{identity} is not on the list of gateways")
         try:
             return await handler(request)
@@ -109,6 +116,23 @@ class Control:
         if record is None:
             return _error(404, "UnknownTransfer", "this sidecar does not know the transfer")
         return web.json_response(record.as_json())
+
+    async def _show_engine(self, _: web.Request) -> web.Response:
+        return web.json_response(self._status())
+
+    async def _model_file(self, request: web.Request) -> web.StreamResponse:
+        engine, name = self._node.engine, request.match_info["name"]
+        facts = None if engine is None else engine.facts
+        file = next((each for each in facts.model_files if each.name == name), None) if facts else None
+        if file is None:
+            return _error(
+                404, "UnknownFile", "the engine has told of no such file; GET /v1/engine lists them"
+            )
+        try:
+            return await send_file(request, self._node.config.engine.model_folder, file)
+        except FileChangedError as error:
+            _log.error("model file cannot be sent", extra=fields(file=name, reason=str(error)))
+            return _error(503, "EngineGone", "the file is not there as the engine told it; ask again later")
 
     def _remember(self, transfer_id: str, code: str) -> None:
         if transfer_id not in self._node.records:

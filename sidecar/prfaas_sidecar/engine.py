@@ -9,13 +9,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prfaas_connector.local_api.messages import Hello, Message
+from prfaas_connector.local_api.messages import Facts, Hello, Message, MessageError
 from prfaas_sidecar.errors import TransferError
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 MAX_FIELDS = 256
 MAX_FIELD_LENGTH = 2048
 MAX_EARLY_DONES = 4096
+MAX_SERVED_MODELS = 256
+MAX_TEXT_LENGTH = 2048
 
 
 @dataclass(eq=False, slots=True)
@@ -44,6 +46,8 @@ class Engine:
     fingerprint: str
     fingerprint_fields: dict[str, str]
     world_size: int
+    role: str = "both"
+    facts: Facts | None = None
     incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
     connections: dict[str, Connection] = field(default_factory=dict)
     gone: bool = False
@@ -67,6 +71,19 @@ class Engine:
         """
         if not self.ready:
             raise TransferError("EngineGone", "not all ranks of the engine are connected yet")
+
+    def learn(self, facts: Facts) -> None:
+        """What the engine says of itself.
+
+        Raises:
+            MessageError: more than can be passed on.
+        """
+        texts = (*facts.served_models, facts.model_files_error)
+        if len(facts.served_models) > MAX_SERVED_MODELS or any(len(text) > MAX_TEXT_LENGTH for text in texts):
+            raise MessageError("facts with too many or too long texts")
+        if len({file.name for file in facts.model_files}) != len(facts.model_files):
+            raise MessageError("facts name a model file twice")
+        self.facts = facts
 
     def remember_done(self, transfer_id: str, rank: int, *, complete: bool) -> None:
         """A rank was done with a transfer before the scheduler side announced it: their sockets are read in

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from prfaas_connector.local_api.framing import Unpacker, pack
 from prfaas_connector.local_api.messages import (
-    PROTOCOL,
+    OTHER_VERSION,
+    SPOKEN,
     Abort,
     Consume,
+    Facts,
     Hello,
     Message,
     MessageError,
@@ -136,21 +138,26 @@ class EngineSocket:
         node = self._node
         engine = None if node.engine is None or node.engine.gone else node.engine
         refusal = objection(engine, hello)
-        if hello.protocol != PROTOCOL:
-            refusal = ("ProtocolError", f"local API version {hello.protocol}; this sidecar speaks {PROTOCOL}")
+        if hello.protocol not in SPOKEN:
+            known = f"this sidecar speaks {SPOKEN[0]} to {SPOKEN[-1]}"
+            refusal = ("ProtocolError", f"{OTHER_VERSION} {hello.protocol}; {known}")
         if refusal is not None:
             _log.error("engine refused", extra=fields(side=hello.side, code=refusal[0], reason=refusal[1]))
             writer.write(pack(Refused("", *refusal)))
             return None
         if engine is None:
-            engine = Engine(hello.fingerprint, dict(hello.fingerprint_fields), hello.world_size)
+            engine = Engine(hello.fingerprint, dict(hello.fingerprint_fields), hello.world_size, hello.role)
         # Past the transport, which cannot pass descriptors and has nothing of its own to send yet.
         socket.send_fds(
             sock,
-            [pack(Welcome(PROTOCOL, node.arena.size_bytes, engine.incarnation))],
+            [pack(Welcome(hello.protocol, node.arena.size_bytes, engine.incarnation))],
             [node.arena.descriptor],
         )
         connection = Connection(hello, _sender(writer), lambda: _half_close(writer))
+        if node.engine is not engine and node.drain_asked:
+            # What drained has ended, and this is what came in its place.
+            node.drain_asked = False
+            _log.info("a new run of the engine ends the drain")
         node.engine = engine
         engine.connections[connection.name] = connection
         node.metrics.engine_connections.inc()
@@ -198,6 +205,8 @@ class EngineSocket:
                 self._producing.abort(message)
             case Release():
                 self._consuming.release(message)
+            case Facts():
+                engine.learn(message)
             case Produce():
                 self._start(
                     connection,

@@ -106,6 +106,29 @@ class Metrics:
             registry=registry,
         )
 
+        self.draining = Gauge(
+            "prfaas_sidecar_draining", "Whether new transfers are refused", registry=registry
+        )
+        self.drains = Counter(
+            "prfaas_sidecar_drains", "Calls of /drain that were answered", ["outcome"], registry=registry
+        )
+        self.peers_read = Gauge(
+            "prfaas_sidecar_peers_read_timestamp_seconds",
+            "When the peers in force were read from their file; 0 without one",
+            registry=registry,
+        )
+        self.peers_broken = Gauge(
+            "prfaas_sidecar_peers_file_broken",
+            "Whether the peers file is missing or cannot be used as it is",
+            registry=registry,
+        )
+        self.peers_in_force = Gauge(
+            "prfaas_sidecar_peers_in_force",
+            "Entries of each list; the label digest is the beginning of the file's SHA-256",
+            ["list", "digest"],
+            registry=registry,
+        )
+
     def render(self) -> bytes:
         """Text exposition format."""
         return generate_latest(self.registry)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from prfaas_sidecar.access import Access
 from prfaas_sidecar.arena import Arena
 from prfaas_sidecar.config import Config
 from prfaas_sidecar.engine import Engine
@@ -28,10 +29,19 @@ class Node:
     records: Records
     metrics: Metrics
     clock: Callable[[], float]
+    access: Access
     engine: Engine | None = None
-    draining: bool = False
+    stopping: bool = False
+    """The process ends; for good."""
+    drain_asked: bool = False
+    """The engine is about to end; until a new run of it greets."""
     an_end: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever a transfer or a stream has ended; for whoever waits until none is left."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether new transfers are refused."""
+        return self.stopping or self.drain_asked
 
     def ended(self, record: Record, code: str, message: str) -> None:
         """A transfer is over: record it, count it, say it."""

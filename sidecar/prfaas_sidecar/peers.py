@@ -6,7 +6,7 @@ import logging
 
 from prfaas_sidecar.channels import Channel
 from prfaas_sidecar.engine import differing
-from prfaas_sidecar.identity import IdentityError, Pattern, authorised, parse
+from prfaas_sidecar.identity import IdentityError, parse
 from prfaas_sidecar.logs import fields
 from prfaas_sidecar.net.sockets import tune
 from prfaas_sidecar.net.stream import Lost, OutFrame, PeerStream
@@ -29,7 +29,6 @@ class PeerServer:
     def __init__(self, node: Node, producing: Producing) -> None:
         self._node = node
         self._producing = producing
-        self._accept = [Pattern(text) for text in node.config.peers.accept]
         self._streams: dict[PeerStream, Channel | None] = {}
         self._channels: dict[tuple[str, str], Channel] = {}
 
@@ -51,6 +50,19 @@ class PeerServer:
             else:
                 stream.tick(now, link.ping_seconds, link.silence_seconds)
 
+    def close_strangers(self) -> None:
+        """Close streams of consumers that are not on the list any more and have nothing under way."""
+        for stream, channel in list(self._streams.items()):
+            if stream.identity is None or self._node.access.may_pull(stream.identity):
+                continue
+            if channel is None or not channel.pulls:
+                self._refuse(
+                    stream,
+                    "NotAuthorised",
+                    f"{stream.identity} is not on the list any more",
+                    "not_authorised",
+                )
+
     def close(self, code: str, message: str) -> None:
         """Close every stream."""
         for stream in list(self._streams):
@@ -65,7 +77,7 @@ class PeerServer:
             self._refuse(stream, "Draining", "too many streams", "too_many_streams")
         elif stream.nameless is not None:
             self._refuse(stream, "NotAuthorised", stream.nameless, "not_authorised")
-        elif stream.identity is not None and not authorised(stream.identity, self._accept):
+        elif stream.identity is not None and not self._node.access.may_pull(stream.identity):
             self._refuse(stream, "NotAuthorised", f"{stream.identity} is not on the list", "not_authorised")
 
     def stream_place(self, stream: PeerStream, header: DataHeader) -> Landing:
@@ -126,7 +138,7 @@ class PeerServer:
                 stream.identity = parse(hello.identity)
             except IdentityError as error:
                 raise WireError(str(error)) from error
-            if not authorised(stream.identity, self._accept):
+            if not node.access.may_pull(stream.identity):
                 self._refuse(
                     stream, "NotAuthorised", f"{stream.identity} is not on the list", "not_authorised"
                 )

@@ -26,6 +26,7 @@ from prfaas_connector.local_api.messages import (
     Accepted,
     Consume,
     Ended,
+    Facts,
     Hello,
     Message,
     Produce,
@@ -171,6 +172,8 @@ class LoopbackSidecar:
                 connection.hello = message
                 welcome = pack(Welcome(PROTOCOL, self.arena_bytes, self.incarnation))
                 socket.send_fds(connection.channel, [welcome], [self._descriptor])
+            case Facts() if connection.hello is not None and connection.hello.side == "scheduler":
+                return
             case Produce() | Consume() if self.silent:
                 return
             case Produce() | Consume() if self.refuse is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from prfaas_connector.local_api import messages
+from prfaas_connector.local_api.model_files import MAX_BYTES, NAMES, ModelFile
 from prfaas_connector.local_api.units import Lane, Ranges, normalise
 from prfaas_connector.manifest import Group, Kind, Layout
 
@@ -32,6 +33,22 @@ MESSAGES: dict[type, st.SearchStrategy[messages.Message]] = {
         fingerprint_fields=st.dictionaries(texts, texts, max_size=4),
     ),
     messages.Welcome: st.builds(messages.Welcome, protocol=numbers, arena_bytes=numbers),
+    messages.Facts: st.builds(
+        messages.Facts,
+        block_tokens=numbers,
+        max_model_tokens=numbers,
+        served_models=st.lists(texts, max_size=4).map(tuple),
+        model_files=st.lists(
+            st.builds(
+                ModelFile,
+                st.sampled_from(NAMES),
+                st.integers(0, MAX_BYTES),
+                st.from_regex(r"\A[0-9a-f]{64}\Z"),
+            ),
+            max_size=4,
+        ).map(tuple),
+        model_files_error=texts,
+    ),
     messages.Refused: st.builds(messages.Refused, transfer_id=texts, code=texts, message=texts),
     messages.Produce: st.builds(
         messages.Produce,

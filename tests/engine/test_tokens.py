@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import prfaas_setup
+from prfaas_connector.local_api.model_files import NAMES
 from prfaas_lab.pair import Pair, pair
+from prfaas_lab.sidecar import Sidecar
 from tests.engine import scenarios
 from tests.engine.scenarios import Expectation, Scenario
+from tests.helpers import eventually
 
 pytestmark = [pytest.mark.engine, pytest.mark.restarts_processes, pytest.mark.timeout(600)]
 
@@ -36,6 +41,33 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 def test_smollm2(smollm2: Pair, scenario: Scenario) -> None:
     """Real weights, grouped-query attention, float32."""
     scenario(smollm2, Expectation())
+
+
+@pytest.mark.parametrize(("side", "role"), [("producer", "producer"), ("consumer", "consumer")])
+def test_a_sidecar_tells_of_its_engine(smollm2: Pair, side: str, role: str) -> None:
+    """The facts are the engine's own, and its tokenizer's files come through unchanged."""
+    sidecar: Sidecar = getattr(smollm2, side)
+    shown = eventually(
+        lambda: found if (found := sidecar.status())["block_tokens"] else None,
+        what="the engine told of itself",
+    )
+    folder = prfaas_setup.model_path("smollm2-135m")
+    assert (shown["engine_connected"], shown["role"], shown["max_model_tokens"]) == (True, role, 4096)
+    assert shown["served_models"] == [str(folder)]
+    assert shown["block_tokens"] in (16, 32, 64, 128)
+    assert len(shown["fingerprint"]) == 64
+    assert shown["model_files_error"] is None
+    named = {file["name"] for file in shown["model_files"]}
+    assert (
+        {"tokenizer.json", "tokenizer_config.json"}
+        <= named
+        == {name for name in NAMES if (folder / name).exists()}
+    )
+    for file in shown["model_files"]:
+        body = sidecar.model_file(file["name"])
+        assert body == (folder / file["name"]).read_bytes()
+        assert (len(body), hashlib.sha256(body).hexdigest()) == (file["bytes"], file["sha256"])
+    assert shown == {**sidecar.call("GET", "/v1/engine"), "peers": shown["peers"]}
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,10 @@ async def sidecar(
         files = await asyncio.to_thread(leaf.write, folder, "tls")
         config["tls"] = {"certificate": str(files.certificate), "key": str(files.key), "ca": str(files.ca)}
     for name, value in settings.items():
-        config[name] = {**config[name], **value} if isinstance(config.get(name), dict) else value
+        if value is None:
+            config.pop(name, None)
+        else:
+            config[name] = {**config[name], **value} if isinstance(config.get(name), dict) else value
     path = await asyncio.to_thread(_write, folder, yaml.safe_dump(config))
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -90,6 +90,61 @@ def test_a_bad_configuration_is_refused_with_field_and_reason(
     assert "Traceback" not in answer.stderr
 
 
+def test_the_configuration_may_be_text_in_the_environment(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, authority)
+    monkeypatch.setenv("SIDECAR_TEXT", path.read_text())
+    checked = run("--config-env", "SIDECAR_TEXT", "--check")
+    assert (checked.returncode, checked.stdout) == (0, "SIDECAR_TEXT: ok\n"), checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, ["environment variable SIDECAR_TEXT: it is not set"]),
+        ("", ["environment variable SIDECAR_TEXT: it is not set"]),
+        ("- 1", ["environment variable SIDECAR_TEXT: it must hold a mapping of fields"]),
+        (
+            "a: 1\nb: [secret",
+            ["environment variable SIDECAR_TEXT is not YAML: expected ',' or ']'", "in line 2"],
+        ),
+        (
+            "arena_bytes: 1MiB\ndrain_token: secret",
+            [
+                "environment variable SIDECAR_TEXT is not a usable configuration",
+                "  engine: ",
+                "  drain_token: ",
+            ],
+        ),
+        (
+            "{engine: {socket: /s}, arena_bytes: 1MiB, peers_file: /p, gateways: []}",
+            ["peers_file takes the place of peers and gateways"],
+        ),
+    ],
+)
+def test_a_bad_text_is_refused_with_variable_and_field(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, words: list[str]
+) -> None:
+    if text is None:
+        monkeypatch.delenv("SIDECAR_TEXT", raising=False)
+    else:
+        monkeypatch.setenv("SIDECAR_TEXT", text)
+    answer = run("--config-env", "SIDECAR_TEXT")
+    assert answer.returncode == 1
+    for word in words:
+        assert word in answer.stderr
+    assert "secret" not in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_there_is_one_configuration(tmp_path: Path) -> None:
+    for arguments in ([], ["--config", "x", "--config-env", "X"]):
+        answer = run(*arguments)
+        assert answer.returncode == 2
+        assert "one of --config and --config-env" in answer.stderr
+
+
 def test_a_certificate_that_names_no_pool_is_refused(tmp_path: Path, authority: Authority) -> None:
     path = write(tmp_path, authority)
     authority.leaf([]).write(tmp_path, "tls")

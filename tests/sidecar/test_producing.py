@@ -12,12 +12,13 @@ import pytest
 
 from prfaas_connector.local_api.messages import Hello, Message, Produce, ProducerDone, Publish
 from prfaas_connector.local_api.units import Lane
+from prfaas_sidecar.access import Access
 from prfaas_sidecar.arena import Arena
 from prfaas_sidecar.channels import Channel
 from prfaas_sidecar.config import Config
 from prfaas_sidecar.engine import MAX_EARLY_DONES, Connection, Engine
 from prfaas_sidecar.errors import TransferError
-from prfaas_sidecar.identity import parse
+from prfaas_sidecar.identity import Pattern, parse
 from prfaas_sidecar.metrics import Metrics
 from prfaas_sidecar.net.stream import PeerStream
 from prfaas_sidecar.node import Node
@@ -110,7 +111,8 @@ def node() -> Iterator[Node]:
         }
     )
     arena = Arena(config.arena_bytes)
-    yield Node(config, parse(PRODUCER), arena, Records(100, 60), Metrics(), lambda: 0.0)
+    access = Access(accept=(Pattern(CONSUMER),))
+    yield Node(config, parse(PRODUCER), arena, Records(100, 60), Metrics(), lambda: 0.0, access)
     arena.close()
 
 

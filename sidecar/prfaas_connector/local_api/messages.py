@@ -10,10 +10,18 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from prfaas_connector.local_api.model_files import ModelFile
 from prfaas_connector.local_api.units import Lane, Ranges, normalise
 
-PROTOCOL = 1
-"""Version of the local API. A sidecar refuses a connector of another version by name."""
+PROTOCOL = 2
+"""Version of the local API. Version 2 adds `Facts` and changes nothing else."""
+
+SPOKEN = (1, 2)
+"""Versions that both ends can speak. A connector offers the highest; a sidecar that does not know it refuses
+it by name (`OTHER_VERSION`), and the connector greets again with a lower one."""
+
+OTHER_VERSION = "local API version"
+"""How the text of such a refusal begins, in every version."""
 
 
 class MessageError(ValueError):
@@ -52,6 +60,20 @@ class Welcome:
     protocol: int
     arena_bytes: int
     incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Scheduler side, after `Welcome`, from version 2 on: what others may know of this engine. The last one
+    counts. ``model_files`` lie in `model_files.folder_beside` the socket; ``model_files_error`` says why some
+    are missing, and is empty when none is."""
+
+    TYPE: ClassVar[str] = "facts"
+    block_tokens: int
+    max_model_tokens: int
+    served_models: tuple[str, ...]
+    model_files: tuple[ModelFile, ...]
+    model_files_error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +221,7 @@ class Release:
 Message = (
     Hello
     | Welcome
+    | Facts
     | Refused
     | Produce
     | Consume
@@ -215,8 +238,8 @@ Message = (
 _TYPES: dict[str, type[Any]] = {
     kind.TYPE: kind
     for kind in (
-        Hello, Welcome, Refused, Produce, Consume, Accepted, Wanted, Publish, ProducerDone, Abort, Progress,
-        Ended, Release,
+        Hello, Welcome, Facts, Refused, Produce, Consume, Accepted, Wanted, Publish, ProducerDone, Abort,
+        Progress, Ended, Release,
     )
 }  # fmt: skip
 
@@ -228,6 +251,8 @@ def encode(message: Message) -> bytes:
         value = getattr(message, field.name)
         if field.name == "lanes":
             value = [[lane.group, lane.layer, lane.shard, lane.units, lane.unit_bytes] for lane in value]
+        elif field.name == "model_files":
+            value = [[file.name, file.size_bytes, file.sha256] for file in value]
         body[field.name] = value
     return json.dumps(body, separators=(",", ":")).encode()
 
@@ -302,6 +327,13 @@ def _lane(value: Any) -> Lane:
     return Lane(*fields)
 
 
+def _model_file(value: Any) -> ModelFile:
+    fields = _sequence(value)
+    if len(fields) != 3:
+        raise ValueError("a model file is [name, bytes, sha256]")
+    return ModelFile(_text(fields[0]), _non_negative(fields[1]), _text(fields[2]))
+
+
 def _ranges(value: Any) -> Ranges:
     ranges = normalise(_sequence(value))
     if ranges:
@@ -338,5 +370,7 @@ _DECODERS: dict[str, Any] = {
     "tuple[Lane, ...]": lambda value: tuple(_lane(lane) for lane in _sequence(value)),
     "tuple[Ranges, ...]": _group_ranges,
     "tuple[dict[int, int], ...]": _positions,
+    "tuple[ModelFile, ...]": lambda value: tuple(_model_file(file) for file in _sequence(value)),
+    "tuple[str, ...]": lambda value: tuple(_text(item) for item in _sequence(value)),
     "tuple[int, ...]": lambda value: tuple(_non_negative(item) for item in _sequence(value)),
 }

@@ -24,7 +24,7 @@ from prfaas_connector.device.lazy import LazyCopier
 from prfaas_connector.local_api.messages import PROTOCOL, Hello, Message
 from prfaas_connector.manifest import Kind, Layout
 from prfaas_connector.steps import StepPlan
-from prfaas_connector.vllm import fingerprint, support
+from prfaas_connector.vllm import facts, fingerprint, support
 from prfaas_connector.vllm.scheduler import Scheduler
 from prfaas_connector.vllm.settings import Settings
 from prfaas_connector.worker import Worker
@@ -63,6 +63,7 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 produces=transfer.is_kv_producer,
                 consumes=transfer.is_kv_consumer,
             )
+            self._facts = facts.tell_in_background(vllm_config, self._settings.socket, self._scheduler.tell)
         else:
             self._hello = hello
 
@@ -215,6 +216,7 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def shutdown(self) -> None:
         """Ends threads and connections."""
         if self._scheduler is not None:
+            self._facts.close()
             self._scheduler.close()
         if self._worker is not None:
             self._worker.close()

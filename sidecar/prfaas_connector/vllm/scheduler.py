@@ -14,6 +14,7 @@ from prfaas_connector.local_api.messages import (
     Abort,
     Accepted,
     Ended,
+    Facts,
     Hello,
     Message,
     Progress,
@@ -53,6 +54,10 @@ class Scheduler:
             settings.socket, hello, self._receive, self._on_connected, self._on_disconnected
         )
         self._client.start()
+
+    def tell(self, facts: Facts) -> None:
+        """What the sidecar may tell others of this engine. From any thread."""
+        self._client.tell(facts)
 
     # Requests.
 

@@ -17,7 +17,7 @@ NOT_SLOW := not engine_full and not gpu and not e2e
 # The parts of a target use the same two cores and the same caches.
 .NOTPARALLEL:
 
-.PHONY: help venv lock system engine kubernetes images models doctor check crds format test test-project test-connector test-engines \
+.PHONY: help venv lock system engine kubernetes images models doctor check chart crds format test test-project test-connector test-engines \
         fuzz bench demo gpu-check clean clean-cache
 
 help: ## List the targets
@@ -37,6 +37,7 @@ check: venv ## Format, lint, types and import rules
 	step mypy; \
 	step lint-imports --no-logo; \
 	step python -m prfaas.api.crds --check; \
+	step python -m prfaas.chart --check; \
 	[ -z "$$failed" ] || { echo "check failed:$$failed (make format mends the format)"; exit 1; }
 
 test: check test-project test-connector ## Everything that must pass before a change goes in, with real engines
@@ -62,6 +63,9 @@ bench: venv system engine ## Measure, and write the tables of docs/benchmarks.md
 gpu-check: export GPU_PYTHON ?=
 gpu-check: ## The connector's device tests on a CUDA device; needs only torch and pytest
 	@e2e/prfaas_setup/gpu-check
+
+chart: venv ## Generate the chart's values, schema, roles and tables
+	@$(BIN)/python -m prfaas.chart
 
 crds: venv ## Generate crds/, the chart's copies and docs/api.md from the models
 	@$(BIN)/python -m prfaas.api.crds

@@ -30,6 +30,7 @@ class AccessRecord:
     code: str = "OK"
     route: str | None = None
     reason: str | None = None
+    would_be: str | None = None
     prompt_tokens: int | None = None
     uncached_tokens: int | None = None
     taken_tokens: int | None = None

@@ -13,6 +13,7 @@ from prfaas_gateway.classify import Endpoint
 from prfaas_gateway.errors import GatewayError, unavailable
 from prfaas_gateway.exchange import Exchange
 from prfaas_gateway.services import Services
+from prfaas_gateway.standing import observe, readiness, status
 
 _log = logging.getLogger(__name__)
 _LINGER_SECONDS = 1
@@ -49,6 +50,7 @@ def health_app(services: Services) -> web.Application:
     app = web.Application()
     app.router.add_get("/healthz", health.alive)
     app.router.add_get("/readyz", health.ready)
+    app.router.add_get("/status", health.status)
     app.router.add_get("/metrics", health.metrics)
     return app
 
@@ -136,7 +138,7 @@ class _Models:
         return web.json_response(self._card(name))
 
     def _card(self, name: str) -> dict[str, object]:
-        model = self._services.models[name].config
+        model = self._services.models[name]
         return {
             "id": name,
             "object": "model",
@@ -167,40 +169,14 @@ class _HealthPages:
         return web.json_response({"status": "alive"})
 
     async def ready(self, _: web.Request) -> web.Response:
-        """Ready while every model has a decode engine that would be asked."""
-        services, now = self._services, self._services.clock()
-        if services.draining:
-            return web.json_response({"status": "draining"}, status=503)
-        missing = [
-            model.name
-            for model in services.config.models
-            if not any(d.serves(model.name) and d.engine.healthy(now) for d in services.fleet.decoders)
-        ]
-        if missing:
-            return web.json_response({"status": "no decode engine", "models": missing}, status=503)
-        return web.json_response({"status": "ready"})
+        """Whether requests should come here: see docs/gateway.md."""
+        ready, answer = readiness(self._services)
+        return web.json_response(answer, status=200 if ready else 503)
+
+    async def status(self, _: web.Request) -> web.Response:
+        return web.json_response(status(self._services))
 
     async def metrics(self, _: web.Request) -> web.Response:
         observe(self._services)
         body = generate_latest(self._services.metrics.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def observe(services: Services) -> None:
-    """Bring gauges up to date from the state that they show."""
-    metrics, now = services.metrics, services.clock()
-    metrics.in_flight.set(services.in_flight)
-    metrics.buffered_bytes.set(services.budget.used_bytes)
-    metrics.background_jobs.set(len(services.supervisor))
-    metrics.background_jobs_dropped.set(services.supervisor.dropped)
-    for decoder in services.fleet.decoders:
-        metrics.engine_healthy.labels(decoder.name, "engine").set(decoder.engine.healthy(now))
-        metrics.engine_healthy.labels(decoder.name, "sidecar").set(decoder.can_receive(now))
-        metrics.engine_load.labels(decoder.name).set(decoder.in_flight)
-        metrics.prefix_index_blocks.labels(decoder.name).set(len(decoder.index))
-        for model, agrees in decoder.tokenizer_agrees.items():
-            metrics.tokenizer_agrees.labels(decoder.name, model).set(agrees)
-    for prefiller in services.fleet.prefillers:
-        metrics.engine_healthy.labels(prefiller.name, "sidecar").set(prefiller.sidecar.healthy(now))
-        metrics.engine_load.labels(prefiller.name).set(prefiller.in_flight_tokens)
-        metrics.prefix_index_blocks.labels(prefiller.name).set(len(prefiller.index))

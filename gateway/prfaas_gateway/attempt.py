@@ -61,7 +61,6 @@ class Transfer:
     prefiller: Prefiller
     producer: ControlTarget
     consumer: ControlTarget
-    consumer_identity: str
     uncached_tokens: int
     deadline_seconds: float
 
@@ -70,18 +69,17 @@ class Transfer:
         cls, services: Services, intake: Intake, decoder: Decoder, prefiller: Prefiller, matched_blocks: int
     ) -> Transfer:
         """A new transfer for a request that may be remote."""
-        prompt, control, consumer = intake.prompt, services.control, decoder.config.identity
+        prompt, control, consumer = intake.prompt, services.control, decoder.target
         if prompt is None or control is None or consumer is None:
             raise AssertionError("a remote attempt needs tokens, a control client and a decode sidecar")
-        uncached = max(1, prompt.tokens - matched_blocks * intake.model.config.block_tokens)
+        uncached = max(1, prompt.tokens - matched_blocks * intake.model.block_tokens)
         timeouts = services.config.timeouts
         return cls(
             id=new_transfer_id(),
             control=control,
             prefiller=prefiller,
-            producer=services.fleet.targets[prefiller.name],
-            consumer=services.fleet.targets[decoder.name],
-            consumer_identity=consumer,
+            producer=prefiller.target,
+            consumer=consumer,
             uncached_tokens=uncached,
             deadline_seconds=round(
                 timeouts.transfer_seconds + timeouts.transfer_seconds_per_1000_tokens * prompt.tokens / 1000,
@@ -101,7 +99,7 @@ class Transfer:
                     "leg": "prefill",
                     "transfer_id": self.id,
                     "prompt_digest": prompt.digest,
-                    "consumer": self.consumer_identity,
+                    "consumer": self.consumer.identity,
                     "deadline_seconds": self.deadline_seconds,
                 }
             },

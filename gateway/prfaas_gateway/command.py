@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import ssl
@@ -20,13 +19,14 @@ from aiohttp import web
 from prfaas import __version__
 from prfaas_gateway import access_log
 from prfaas_gateway.app import client_runner, health_app
-from prfaas_gateway.config import Config, ConfigError, load, split_address
+from prfaas_gateway.config import Cluster, Config, ConfigError, load, split_address
 from prfaas_gateway.control import ControlClient
 from prfaas_gateway.decode_leg import DecodeClient
+from prfaas_gateway.errors import ClusterUnusableError
 from prfaas_gateway.memory import return_large_buffers
 from prfaas_gateway.metrics import Metrics
 from prfaas_gateway.probes import probe_forever
-from prfaas_gateway.services import ModelRuntime, Services, build_fleet, load_models
+from prfaas_gateway.services import Fleet, ModelRuntime, Services, load_models, static_fleet
 from prfaas_gateway.streams import Budget
 from prfaas_gateway.supervisor import Supervisor
 from prfaas_gateway.tls import Credentials
@@ -71,11 +71,14 @@ def main(config_file: Path, check: bool, log_level: str) -> None:
     except (OSError, ValueError, jinja2.TemplateError, ssl.SSLError) as error:
         raise click.ClickException(f"a file that the configuration names cannot be used: {error}") from error
     if check:
-        click.echo(f"{config_file}: OK, {len(config.models)} model(s)")
+        what = f"{len(config.models)} model(s)" if config.cluster is None else "models of the cluster"
+        click.echo(f"{config_file}: OK, {what}")
         return
     try:
         with access_log.configured(log_level):
             _runner()(run(config, models, credentials))
+    except ClusterUnusableError as error:
+        raise click.ClickException(f"the section cluster cannot be used: {error}") from error
     except OSError as error:
         raise click.ClickException(f"cannot listen: {error}") from error
 
@@ -99,39 +102,61 @@ async def run(
 
     Raises:
         OSError: an address cannot be listened on.
+        ClusterUnusableError: the section ``cluster`` names nothing that can be used.
     """
     stop = stop or _stop_on_signals()
     services = build_services(config, models, credentials)
+    tasks = [asyncio.create_task(probe_forever(services), name="probes")]
+    if config.cluster is not None:
+        tasks.append(asyncio.create_task(await _followed(services, config.cluster), name="cluster"))
     runners = [
         client_runner(services),
         web.AppRunner(health_app(services), access_log=None, shutdown_timeout=1),
     ]
-    probing = asyncio.create_task(probe_forever(services), name="probes")
     try:
         for runner, address in zip(runners, (config.listen, config.health_listen), strict=True):
             await runner.setup()
             host, port = split_address(address)
             await web.TCPSite(runner, host or None, port, backlog=1024).start()
         _log.info("serving", extra={"addresses": [list(runner.addresses) for runner in runners]})
-        await _until(stop, probing)
+        await _until(stop, tasks)
+        await _let_others_notice(services, tasks)
     finally:
         services.draining = True
         _log.info("draining", extra={"in_flight": services.in_flight})
-        probing.cancel()
         for runner in runners:
             await runner.cleanup()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await close_services(services)
-        with contextlib.suppress(asyncio.CancelledError):
-            await probing
 
 
-async def _until(stop: asyncio.Event, probing: asyncio.Task[None]) -> None:
-    """Wait for the stop. Probing ends only by a bug, which must not go unnoticed."""
+async def _followed(services: Services, settings: Cluster) -> Coroutine[Any, Any, None]:
+    """What follows the cluster, with all that is known from before already in place."""
+    # Only here: a gateway with a static configuration needs no Kubernetes client.
+    from prfaas_gateway.cluster.controller import follow
+
+    return await follow(services, settings)
+
+
+async def _let_others_notice(services: Services, tasks: list[asyncio.Task[None]]) -> None:
+    """Go on serving while /readyz says no: a Service that still names this pod must find it answering."""
+    seconds = services.config.stopping_seconds
+    if seconds:
+        services.stopping = True
+        _log.info("stopping", extra={"seconds": seconds})
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the stop. The tasks end only by a bug, which must not go unnoticed."""
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({stopping, probing}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if probing.done():
-        probing.result()
+    for task in tasks:
+        if task.done():
+            task.result()
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -150,10 +175,10 @@ def build_services(
     control = None
     if credentials is not None:
         control = ControlClient(credentials, timeouts.connect_seconds, timeouts.control_seconds)
-    return Services(
+    services = Services(
         config=config,
         models=models,
-        fleet=build_fleet(config),
+        fleet=Fleet(),
         decode=DecodeClient(
             connect_seconds=timeouts.connect_seconds,
             idle_seconds=timeouts.idle_seconds,
@@ -168,6 +193,8 @@ def build_services(
         budget=Budget(limits.max_buffered_bytes),
         clock=time.monotonic,
     )
+    services.fleet = static_fleet(services)
+    return services
 
 
 async def close_services(services: Services) -> None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from yarl import URL
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+_STOPPING_SECONDS_IN_A_CLUSTER = 5
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -57,6 +58,7 @@ Identity = Annotated[str, AfterValidator(_spiffe)]
 EngineUrl = Annotated[str, _url("http", "https")]
 ControlUrl = Annotated[str, _url("https")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,252}$")]
+KubeName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 
 
@@ -151,7 +153,11 @@ class Timeouts(_Section):
     retry_within_seconds: Seconds = 10
     """How old a request may be when a failed leg is tried again elsewhere."""
     control_seconds: Seconds = 2
+    stopping_seconds: Annotated[float, Field(ge=0, le=300)] | None = None
+    """How long to go on serving after a SIGTERM while /readyz says no, so that load balancers learn of it; by
+    default 5 in a cluster and 0 elsewhere."""
     drain_seconds: Seconds = 60
+    """How long running requests may take after that."""
 
 
 class Limits(_Section):
@@ -182,6 +188,23 @@ class Health(_Section):
     """Compare with each decode engine's /tokenize before anything goes remote."""
 
 
+class Cluster(_Section):
+    """Where models and engines come from in Kubernetes: the operator's snapshot, and pods."""
+
+    namespace: KubeName
+    """Of the snapshot: the operator's own."""
+    snapshot: KubeName = "prfaas-gateway-policy"
+    """Name of the ConfigMap."""
+    pod_namespaces: tuple[KubeName, ...] = ()
+    """Where pods are watched; none named means everywhere, which needs a ClusterRole."""
+    kubeconfig: Path | None = None
+    """For a gateway outside of the cluster; in a pod its service account is used."""
+    state_dir: Path
+    """Folder for the last good snapshot, the pods last seen and tokenizers: a volume of the pod's."""
+    max_tokenizer_bytes: Count = 512 << 20
+    """Tokenizer files kept in `state_dir`."""
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -190,8 +213,9 @@ class Config(_Section):
     region: Name
     identity: Identity | None = None
     tls: Tls | None = None
-    models: Annotated[tuple[Model, ...], Field(min_length=1)]
-    decode_engines: Annotated[tuple[DecodeEngine, ...], Field(min_length=1)]
+    cluster: Cluster | None = None
+    models: tuple[Model, ...] = ()
+    decode_engines: tuple[DecodeEngine, ...] = ()
     prefill_engines: tuple[PrefillEngine, ...] = ()
     remote_prefill: bool = True
     response_headers: bool = True
@@ -209,6 +233,28 @@ class Config(_Section):
     def sidecar_identities(self) -> set[str]:
         """Identities of all sidecars that the gateway speaks to."""
         return {engine.identity for engine in self._engines() if engine.identity is not None}
+
+    @property
+    def stopping_seconds(self) -> float:
+        """How long the gateway says that it is not ready before it refuses connections."""
+        given = self.timeouts.stopping_seconds
+        if given is None:
+            return _STOPPING_SECONDS_IN_A_CLUSTER if self.cluster else 0
+        return given
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.cluster is None:
+            for name in ("models", "decode_engines"):
+                if not getattr(self, name):
+                    raise ValueError(f"{name}: at least one is needed, or the section cluster")
+            return self
+        for name in ("models", "decode_engines", "prefill_engines"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: with the section cluster they come from the operator's snapshot")
+        if self.tls is None:
+            raise ValueError("tls is needed to speak to sidecars")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -280,7 +326,10 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     tls = config.tls and config.tls.model_copy(
         update={name: folder / path for name, path in config.tls if isinstance(path, Path)}
     )
-    config = config.model_copy(update={"models": models, "tls": tls})
+    cluster = config.cluster and config.cluster.model_copy(
+        update={name: folder / path for name, path in config.cluster if isinstance(path, Path)}
+    )
+    config = config.model_copy(update={"models": models, "tls": tls, "cluster": cluster})
     missing = [
         f"{field}: {path} does not exist"
         for field, path in _files(config)
@@ -295,6 +344,8 @@ def _files(config: Config) -> Iterable[tuple[str, Path | None]]:
     for index, model in enumerate(config.models):
         yield f"models.{index}.tokenizer", model.tokenizer / "tokenizer.json"
         yield f"models.{index}.chat_template", model.chat_template
+    if config.cluster:
+        yield "cluster.kubeconfig", config.cluster.kubeconfig
     if config.tls:
         for name, path in config.tls:
             yield f"tls.{name}", path

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import secrets
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +15,12 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from prfaas_gateway.engine_report import EngineReport, ModelFile, read_report
 from prfaas_gateway.streams import TooMuchError, read_all
 from prfaas_gateway.tls import Credentials
 
 _MAX_ANSWER_BYTES = 1 << 20
+_FILE_PIECE_BYTES = 1 << 20
 _PROBE_ID = "0" * 32
 _CODES = frozenset(
     {
@@ -181,6 +185,45 @@ class ControlClient:
                 raise await _refusal(response)
             return _record(await _read(response))
 
+    async def engine(self, target: ControlTarget) -> EngineReport:
+        """What the sidecar tells of its engine.
+
+        Raises:
+            ControlError: the sidecar did not answer sensibly.
+        """
+        async with self._call("GET", target, "/v1/engine") as response:
+            if response.status != 200:
+                raise await _refusal(response)
+            answer = await _read(response)
+        try:
+            return read_report(answer)
+        except (ValueError, RecursionError) as error:
+            raise ControlError("ProtocolError", retryable=False, blames_peer=True) from error
+
+    async def model_file(
+        self, target: ControlTarget, file: ModelFile, sink: Callable[[bytes], object], deadline_seconds: float
+    ) -> None:
+        """One of the engine's tokenizer files, given to ``sink`` (in threads) piece by piece, and compared.
+
+        Raises:
+            ControlError: it did not come, or not as announced (`ChecksumMismatch`).
+            OSError: from ``sink``.
+        """
+        timeout = aiohttp.ClientTimeout(total=deadline_seconds, sock_connect=self._connect_seconds)
+        digest, size = hashlib.sha256(), 0
+        path = f"/v1/model-files/{file.name}"
+        async with self._call("GET", target, path, timeout=timeout) as response:
+            if response.status != 200:
+                raise await _refusal(response)
+            async for piece in response.content.iter_chunked(_FILE_PIECE_BYTES):
+                size += len(piece)
+                if size > file.size_bytes:
+                    break
+                digest.update(piece)
+                await asyncio.to_thread(sink, piece)
+        if size != file.size_bytes or digest.hexdigest() != file.sha256:
+            raise ControlError("ChecksumMismatch", retryable=True, blames_peer=True)
+
     async def probe(self, target: ControlTarget) -> None:
         """See that the sidecar answers and accepts this gateway. Asks for a transfer that cannot exist.
 
@@ -198,11 +241,15 @@ class ControlClient:
     async def _call(
         self, method: str, target: ControlTarget, path: str, **arguments: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        context = self._credentials.context(target.identity)
+        if context is None:
+            # Its pool was taken out of the fleet after this request had chosen it.
+            raise ControlError("NotAuthorised", retryable=True, blames_peer=False)
         try:
             async with self._session.request(
                 method,
                 target.url.with_path(path),
-                ssl=self._credentials.context(target.identity),
+                ssl=context,
                 allow_redirects=False,
                 **arguments,
             ) as response:

@@ -67,3 +67,7 @@ def bad_request(code: str, message: str, param: str | None = None) -> GatewayErr
 def unavailable(code: str, message: str, retry_after_seconds: int = 1) -> GatewayError:
     """Nobody can answer now; the client may try again."""
     return GatewayError(503, code, message, retryable=True, retry_after_seconds=retry_after_seconds)
+
+
+class ClusterUnusableError(Exception):
+    """The configured cluster cannot be followed at all; the text says what to change."""

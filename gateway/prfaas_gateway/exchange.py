@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import ExitStack
 
 from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from prfaas.routing import Conditions, Decision, Prompt, Reason, Route, decide
+from prfaas.routing import Decision, Reason, Route
 from prfaas_gateway.access_log import AccessRecord
 from prfaas_gateway.attempt import Attempt, PrefillVerdict, RetryRemoteError, Transfer, blame
 from prfaas_gateway.body import answer_headers, forwarded_headers
@@ -17,15 +18,16 @@ from prfaas_gateway.classify import Endpoint
 from prfaas_gateway.control import ControlError, TransferRecord
 from prfaas_gateway.decode_leg import Answer, DecodeError, StreamBrokenError
 from prfaas_gateway.errors import GatewayError, unavailable
-from prfaas_gateway.fleet import Decoder, Pick, healthy_prefillers, pick_decoder, pick_prefiller
+from prfaas_gateway.fleet import Decoder, Pick, pick_decoder
 from prfaas_gateway.intake import Intake, take_in
 from prfaas_gateway.ladder import Bounds, Progress, Step, after_decode_failure, after_prefill_failure
-from prfaas_gateway.prompt import ShortPrompt
+from prfaas_gateway.placement import other_prefillers, place
 from prfaas_gateway.services import Services
 from prfaas_gateway.streams import Account
 from prfaas_gateway.usage import mentions_cached_tokens, needs_rewrite, rewrite_body, rewrite_events
 
 _TRACE_HEADERS = ("traceparent", "tracestate")
+_REQUEST_ID_HEADER = "x-request-id"
 
 
 class Exchange:
@@ -37,6 +39,8 @@ class Exchange:
         self._request = request
         self._endpoint = endpoint
         self._started = started
+        # Every gateway puts a request into the same canary share, if it comes with an id.
+        self._request_id = request.headers.get(_REQUEST_ID_HEADER) or secrets.token_hex(16)
         self._decision = Decision(Route.LOCAL, Reason.UNDER_THRESHOLD)
         self._tried_decoders: frozenset[str] = frozenset()
         self._tried_prefillers: frozenset[str] = frozenset()
@@ -88,6 +92,9 @@ class Exchange:
         model = record.model or ""
         metrics.requests.labels(model, record.route, record.reason, code).inc()
         metrics.request_seconds.labels(model, record.route).observe(record.total_seconds)
+        if self._decision.would_be is not None:
+            record.would_be = self._decision.would_be.value
+            metrics.observed.labels(model, record.would_be, record.reason).inc()
 
     async def _begin(self, account: Account, held: ExitStack) -> tuple[Answer, Attempt]:
         """An answer that has begun, from one decode engine or the next; ``held`` gets what it occupies."""
@@ -103,6 +110,8 @@ class Exchange:
                     continue
                 held.push(trying.pop_all())
                 return begun
+        if not any(d.open and d.serves(intake.model.name) for d in self._services.fleet.decoders):
+            raise unavailable("NoDecodeEngine", "no decode engine of this model is ready; try again", 5)
         raise unavailable("DecodeBusy", "every decode engine of this model is busy; try again")
 
     async def _answer(self, intake: Intake, pick: Pick[Decoder], account: Account) -> tuple[Answer, Attempt]:
@@ -118,13 +127,17 @@ class Exchange:
             attempt = self._new_attempt(intake, pick, headers)
             try:
                 async with asyncio.timeout(self._seconds_to_first_byte(intake)):
-                    answer = await attempt.first_byte(intake, url, account, self._on_prefill_failure(intake))
+                    verdict = self._on_prefill_failure(intake, decoder)
+                    answer = await attempt.first_byte(intake, url, account, verdict)
             except TimeoutError as error:
                 decoder.engine.failed(self._services.clock())
                 raise unavailable(
                     "DeadlineExceeded", "the engine did not begin its answer in time"
                 ) from error
-            except RetryRemoteError:
+            except RetryRemoteError as error:
+                if not decoder.open:
+                    # It began to drain meanwhile: a new transfer to it would be a new request.
+                    raise DecodeError("Draining", blames_engine=False) from error
                 continue
             except DecodeError as error:
                 blame(decoder, error, self._services.clock())
@@ -144,49 +157,26 @@ class Exchange:
         return self._attempt
 
     def _plan(self, intake: Intake, pick: Pick[Decoder]) -> Transfer | None:
-        """Decide local or remote, and pick the prefill engine."""
-        services, decoder, model = self._services, pick.engine, intake.model
-        now = services.clock()
-        block_tokens = model.config.block_tokens
-        self._matched_tokens = pick.matched_blocks * block_tokens
-        prompt = _policy_prompt(intake, self._matched_tokens)
+        services = self._services
+        placement = place(services, intake, pick, self._tried_prefillers, self._request_id)
+        self._matched_tokens = pick.matched_blocks * intake.model.block_tokens
         if intake.prompt is not None:
-            self.record.uncached_tokens = prompt.uncached_tokens
-        candidates = healthy_prefillers(services.fleet.prefillers, model.name, now, self._tried_prefillers)
-        decision = decide(
-            prompt,
-            Conditions(
-                threshold_tokens=model.config.threshold_tokens,
-                remote_enabled=services.config.remote_prefill and services.control is not None,
-                tokenizer_agrees=decoder.tokenizer_agrees.get(model.name, True),
-                decode_sidecar_healthy=decoder.can_receive(now),
-                healthy_prefill_engines=len(candidates),
-            ),
-        )
-        chosen = None
-        if decision.route is Route.REMOTE and intake.prompt is not None:
-            chosen = pick_prefiller(
-                candidates, model.name, intake.block_hashes, intake.prompt.tokens, block_tokens, now
-            )
-            if chosen is None:
-                decision = Decision(Route.LOCAL, Reason.NO_PREFILL_ENGINE)
+            self.record.uncached_tokens = placement.prompt.uncached_tokens
+        chosen, self._decision = placement.prefiller, placement.decision
         if self.record.remote_attempts and chosen is None:
             # Remote was tried; that it could not be tried again is not the reason worth reporting.
-            decision = Decision(Route.LOCAL, Reason.PREFILL_FAILED)
-        self._decision = decision
+            self._decision = Decision(Route.LOCAL, Reason.PREFILL_FAILED)
         if chosen is None:
             return None
         # KV that the decode engine holds is not computed either: the consumer asks only for the rest.
         matched = max(chosen.matched_blocks, pick.matched_blocks)
-        return Transfer.plan(services, intake, decoder, chosen.engine, matched)
+        return Transfer.plan(services, intake, pick.engine, chosen.engine, matched)
 
-    def _on_prefill_failure(self, intake: Intake) -> PrefillVerdict:
+    def _on_prefill_failure(self, intake: Intake, decoder: Decoder) -> PrefillVerdict:
         def verdict(error: ControlError, landed_units: int | None) -> Step:
             services = self._services
             self.record.prefill_code = error.code
-            others = healthy_prefillers(
-                services.fleet.prefillers, intake.model.name, services.clock(), self._tried_prefillers
-            )
+            others = other_prefillers(services, intake, decoder, self._tried_prefillers)
             step = after_prefill_failure(
                 self._bounds(),
                 self._progress(),
@@ -295,6 +285,8 @@ class Exchange:
             "x-prfaas-route": self._decision.route.value,
             "x-prfaas-reason": self._decision.reason.value,
         }
+        if self._decision.would_be is not None:
+            headers["x-prfaas-would-be"] = self._decision.would_be.value
         if self.record.transfer_id is not None:
             headers["x-prfaas-transfer-id"] = self.record.transfer_id
         return headers
@@ -333,10 +325,3 @@ class Exchange:
         tokens.labels(record.model, "taken").inc(taken)
         tokens.labels(record.model, "cached").inc(cached)
         tokens.labels(record.model, "computed").inc(record.prompt_tokens - taken - cached)
-
-
-def _policy_prompt(intake: Intake, matched_tokens: int) -> Prompt:
-    if intake.prompt is not None:
-        return Prompt(intake.stays_local, intake.prompt.tokens, matched_tokens)
-    most = intake.prepared.most_tokens if isinstance(intake.prepared, ShortPrompt) else 0
-    return Prompt(intake.stays_local, most, 0)

@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from yarl import URL
+
+from prfaas.routing import Mode
 from prfaas_gateway.config import DecodeEngine, Health, PrefillEngine
+from prfaas_gateway.control import ControlTarget
 from prfaas_gateway.health import FailureScore
 from prfaas_gateway.prefix_index import PrefixIndex
 
@@ -50,9 +54,46 @@ class Member:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RoutePolicy:
+    """What holds for prompts of one model at one decode engine.
+
+    Attributes:
+        threshold_tokens: uncached length up to which prefill stays local; None when there is no route at all.
+        canary_percent: the share that goes remote in Canary mode.
+        local_only_until: everything stays local before this time, in seconds since 1970.
+        prefill_pools: pools that may prefill, and then only with equal fingerprint; None for every prefill
+            engine of the model, as a static configuration has it.
+    """
+
+    threshold_tokens: int | None
+    name: str = ""
+    mode: Mode = Mode.ENFORCE
+    canary_percent: float = 0
+    local_only_until: float | None = None
+    prefill_pools: frozenset[str] | None = None
+
+    def remote_enabled(self, wall_clock: float) -> bool:
+        """Whether nobody has switched remote prefill off for now."""
+        return self.local_only_until is None or wall_clock >= self.local_only_until
+
+
+NO_ROUTE = RoutePolicy(threshold_tokens=None, prefill_pools=frozenset())
+
+
 @dataclass(slots=True, eq=False)
 class Decoder:
-    """A decode engine with its sidecar."""
+    """A decode engine with its sidecar.
+
+    Attributes:
+        routes: by model.
+        uid: of its pod, empty outside of clusters.
+        open: whether it gets new requests; False while its pod is not ready, is deleted or drains.
+        fingerprint: of its KV, once its sidecar has told.
+        files: digest of its tokenizer's files, once its sidecar has told.
+        restarts: of its pod's containers.
+        tokenizer_agrees: per model, once it has been compared.
+    """
 
     config: DecodeEngine
     engine: Member
@@ -60,12 +101,28 @@ class Decoder:
     index: PrefixIndex
     in_flight: int = 0
     tokenizer_agrees: dict[str, bool] = field(default_factory=dict)
-    """Per model, once it has been compared."""
+    routes: dict[str, RoutePolicy] = field(default_factory=dict)
+    uid: str = ""
+    open: bool = True
+    fingerprint: str | None = None
+    files: str = ""
+    restarts: int = 0
 
     @property
     def name(self) -> str:
-        """Name in the configuration."""
+        """Name in the configuration, or namespace and name of the pod."""
         return self.config.name
+
+    @property
+    def target(self) -> ControlTarget | None:
+        """Its sidecar, if it has one."""
+        if self.config.control is None or self.config.identity is None:
+            return None
+        return ControlTarget(URL(self.config.control), self.config.identity)
+
+    def route(self, model: str) -> RoutePolicy:
+        """What holds for a model's prompts here."""
+        return self.routes.get(model, NO_ROUTE)
 
     def serves(self, model: str) -> bool:
         """Whether this engine has the model."""
@@ -87,17 +144,32 @@ class Decoder:
 
 @dataclass(slots=True, eq=False)
 class Prefiller:
-    """A prefill engine behind its sidecar."""
+    """A prefill engine behind its sidecar.
+
+    Attributes:
+        pool: namespace and name of its pool, empty outside of clusters.
+        uid, open, fingerprint, restarts: as of a `Decoder`.
+    """
 
     config: PrefillEngine
     sidecar: Member
     index: PrefixIndex
     in_flight_tokens: int = 0
+    pool: str = ""
+    uid: str = ""
+    open: bool = True
+    fingerprint: str | None = None
+    restarts: int = 0
 
     @property
     def name(self) -> str:
-        """Name in the configuration."""
+        """Name in the configuration, or namespace and name of the pod."""
         return self.config.name
+
+    @property
+    def target(self) -> ControlTarget:
+        """Its sidecar."""
+        return ControlTarget(URL(self.config.control), self.config.identity)
 
     def serves(self, model: str) -> bool:
         """Whether this engine has the model."""
@@ -139,7 +211,8 @@ def pick_decoder(
     open_ = [
         engine
         for engine in engines
-        if engine.serves(model)
+        if engine.open
+        and engine.serves(model)
         and engine.name not in tried
         and engine.in_flight < engine.config.max_in_flight
     ]
@@ -156,14 +229,31 @@ def pick_decoder(
 
 
 def healthy_prefillers(
-    engines: Iterable[Prefiller], model: str, now: float, tried: frozenset[str] = frozenset()
+    engines: Iterable[Prefiller],
+    model: str,
+    now: float,
+    tried: frozenset[str] = frozenset(),
+    pools: frozenset[str] | None = None,
 ) -> list[Prefiller]:
-    """Prefill engines that could be asked for this model."""
+    """Prefill engines that could be asked for this model, of these pools if any are given."""
     return [
         engine
         for engine in engines
-        if engine.serves(model) and engine.name not in tried and engine.sidecar.healthy(now)
+        if engine.open
+        and engine.serves(model)
+        and (pools is None or engine.pool in pools)
+        and engine.name not in tried
+        and engine.sidecar.healthy(now)
     ]
+
+
+def compatible_prefillers(engines: list[Prefiller], decoder: Decoder, policy: RoutePolicy) -> list[Prefiller]:
+    """Those whose KV the decode engine can take. What is not known to be equal does not count."""
+    if policy.prefill_pools is None:
+        return engines
+    if decoder.fingerprint is None:
+        return []
+    return [engine for engine in engines if engine.fingerprint == decoder.fingerprint]
 
 
 def pick_prefiller(

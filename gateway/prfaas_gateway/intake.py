@@ -13,7 +13,7 @@ from prfaas_gateway.body import Body, read_body, too_large
 from prfaas_gateway.classify import Endpoint, Kind, classify
 from prfaas_gateway.errors import GatewayError, bad_request, unavailable
 from prfaas_gateway.prefix_index import Scope
-from prfaas_gateway.prompt import Prepared, PreparedPrompt, Unrenderable
+from prfaas_gateway.prompt import Prepared, PreparedPrompt, PromptMaker, Unrenderable
 from prfaas_gateway.services import ModelRuntime, Services
 from prfaas_gateway.streams import Account, TooMuchError, read_all
 
@@ -66,11 +66,14 @@ async def take_in(
     model = _model(services, kind)
     record.model = model.name
     stays_local = kind.stays_local
-    if stays_local is None and kind.model in model.config.adapters:
+    if stays_local is None and kind.model in model.adapters:
         stays_local = Reason.ADAPTER
     prepared = None
     if stays_local is None and _tokens_matter(services, model):
-        prepared = await _prepare(services, request, kind, body, model, record)
+        if model.maker is None:
+            stays_local = Reason.TOKENIZER_PENDING
+        else:
+            prepared = await _prepare(services, request, kind, body, model.name, model.maker, record)
         if isinstance(prepared, Unrenderable):
             stays_local = Reason.RENDERING
     intake = Intake(kind, body.without("prompt", "messages"), model, prepared, stays_local)
@@ -103,8 +106,9 @@ async def _read(services: Services, request: web.Request, account: Account) -> b
 
 def _model(services: Services, kind: Kind) -> ModelRuntime:
     if kind.model is None:
-        if len(services.config.models) == 1:
-            return services.models[services.config.models[0].name]
+        runtimes = services.runtimes()
+        if len(runtimes) == 1:
+            return runtimes[0]
         raise bad_request("ModelMissing", "the request must name a model", "model")
     model = services.models.get(kind.model)
     if model is None:
@@ -132,19 +136,20 @@ async def _prepare(
     request: web.Request,
     kind: Kind,
     body: Body,
-    model: ModelRuntime,
+    model: str,
+    maker: PromptMaker,
     record: AccessRecord,
 ) -> Prepared:
     header = services.config.tenant_header
     tenant = request.headers.get(header, "") if header else ""
-    scope = Scope(model.name, "", kind.cache_salt, tenant)
+    scope = Scope(model, "", kind.cache_salt, tenant)
     started = services.clock()
     try:
         if len(body.raw) <= _INLINE_BYTES:
-            return model.maker.prepare(kind, body.fields, scope)
+            return maker.prepare(kind, body.fields, scope)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(services.config.timeouts.prepare_seconds):
-            return await loop.run_in_executor(services.threads, model.maker.prepare, kind, body.fields, scope)
+            return await loop.run_in_executor(services.threads, maker.prepare, kind, body.fields, scope)
     except TimeoutError:
         return Unrenderable("there was no time to tokenise the prompt")
     finally:
@@ -153,8 +158,8 @@ async def _prepare(
 
 
 def _check_length(tokens: int, model: ModelRuntime) -> None:
-    limit = model.config.max_model_tokens
-    if tokens > limit:
+    limit = model.max_model_tokens
+    if limit is not None and tokens > limit:
         raise bad_request(
             "context_length_exceeded",
             f"This model's maximum context length is {limit} tokens, but the prompt has {tokens} tokens. "

@@ -20,6 +20,45 @@ class Metrics:
             ("model", "route", "reason", "code"),
             registry=r,
         )
+        self.snapshot_errors = Counter(
+            name("snapshot_errors"),
+            "Snapshots of the operator that could not be used; the last good one stays in force",
+            ("code",),
+            registry=r,
+        )
+        self.state_errors = Counter(
+            name("state_errors"), "Failures to keep the last good state on disk", ("code",), registry=r
+        )
+        self.tokenizer_errors = Counter(
+            name("tokenizer_errors"),
+            "Failures to get or load an engine's tokenizer files",
+            ("code",),
+            registry=r,
+        )
+        self.from_disk = Gauge(
+            name("from_disk"),
+            "1 while this was read from the disk and the API server has not said anything yet",
+            ("what",),
+            registry=r,
+        )
+        self.watch_silent_seconds = Gauge(
+            name("watch_silent_seconds"),
+            "Since the API server was last heard on a watch; bookmarks are due every minute",
+            ("watch",),
+            registry=r,
+        )
+        self.tokenizer_ready = Gauge(
+            name("tokenizer_ready"),
+            "1 when prompts of the model can be tokenised here; until then they stay local",
+            ("model",),
+            registry=r,
+        )
+        self.observed = Counter(
+            name("observed_decisions"),
+            "Decisions that a route's mode held back; would_be is the route without the mode",
+            ("model", "would_be", "reason"),
+            registry=r,
+        )
         self.first_token_seconds = Histogram(
             name("time_to_first_token_seconds"),
             "From the request's arrival to the first byte of the answer",
@@ -85,3 +124,15 @@ class Metrics:
             ("engine", "model"),
             registry=r,
         )
+
+    def forget_engine(self, name: str) -> None:
+        """Drop all series of an engine that is gone."""
+        for metric in (
+            self.prefill_legs,
+            self.transfers,
+            self.engine_healthy,
+            self.engine_load,
+            self.prefix_index_blocks,
+            self.tokenizer_agrees,
+        ):
+            metric.remove_by_labels({"engine": name})

@@ -6,19 +6,21 @@ import asyncio
 import json
 import logging
 import ssl
+from collections.abc import Iterable
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from prfaas_gateway.control import ControlError
-from prfaas_gateway.fleet import Decoder, Member
+from prfaas_gateway.fleet import Decoder, Member, Prefiller
 from prfaas_gateway.services import ModelRuntime, Services
 from prfaas_gateway.streams import TooMuchError
 from prfaas_gateway.tls import Credentials
 
 _log = logging.getLogger(__name__)
 _MAX_TOKENIZE_BYTES = 1 << 20
+_PROBES_AT_ONCE = 64
 
 _PROBE_TEXT = "Hello, wörld! 12345\n\n  def f(x):\treturn x  # 日本語 🙂"
 _PROBE_BODIES: tuple[dict[str, Any], ...] = (
@@ -45,10 +47,21 @@ async def probe_once(services: Services) -> None:
     if services.credentials is not None:
         await _refresh(services.credentials)
     fleet = services.fleet
-    probes = [_probe_decoder(services, decoder) for decoder in fleet.decoders]
-    probes += [_probe_sidecar(services, d.name, d.sidecar) for d in fleet.decoders if d.config.control]
-    probes += [_probe_sidecar(services, p.name, p.sidecar) for p in fleet.prefillers]
-    await asyncio.gather(*probes)
+    await probe_engines(services, (*fleet.decoders, *fleet.prefillers))
+
+
+async def probe_engines(services: Services, engines: Iterable[Decoder | Prefiller]) -> None:
+    """Probe these and their sidecars, a bounded number at a time."""
+    turn = asyncio.Semaphore(_PROBES_AT_ONCE)
+
+    async def probe(engine: Decoder | Prefiller) -> None:
+        async with turn:
+            # The sidecar first: it says which files to compare the engine's tokens with.
+            await _probe_sidecar(services, engine)
+            if isinstance(engine, Decoder):
+                await _probe_decoder(services, engine)
+
+    await asyncio.gather(*map(probe, engines))
 
 
 async def _refresh(credentials: Credentials) -> None:
@@ -71,20 +84,24 @@ async def _probe_decoder(services: Services, decoder: Decoder) -> None:
         decoder.tokenizer_agrees.clear()
     _note(decoder.engine, reachable, decoder.name, "engine")
     if reachable and services.config.health.check_tokenizer:
-        for model in {runtime.name: runtime for runtime in services.models.values()}.values():
+        for model in services.runtimes():
             if decoder.serves(model.name) and model.name not in decoder.tokenizer_agrees:
-                await _compare_tokenizers(services, decoder, model)
+                await compare_tokenizers(services, decoder, model)
 
 
-async def _probe_sidecar(services: Services, name: str, sidecar: Member) -> None:
-    if services.control is None:
+async def _probe_sidecar(services: Services, engine: Decoder | Prefiller) -> None:
+    target = engine.target
+    if services.control is None or target is None:
         return
     try:
-        await services.control.probe(services.fleet.targets[name])
+        if services.cluster is None:
+            await services.control.probe(target)
+        else:
+            services.cluster.heard(engine.uid, await services.control.engine(target))
     except ControlError as error:
-        _note(sidecar, False, name, "sidecar", error.code)
+        _note(engine.sidecar, False, engine.name, "sidecar", error.code)
         return
-    _note(sidecar, True, name, "sidecar")
+    _note(engine.sidecar, True, engine.name, "sidecar")
 
 
 def _note(member: Member, reachable: bool, name: str, part: str, code: str = "") -> None:
@@ -95,8 +112,10 @@ def _note(member: Member, reachable: bool, name: str, part: str, code: str = "")
     member.reachable = reachable
 
 
-async def _compare_tokenizers(services: Services, decoder: Decoder, model: ModelRuntime) -> None:
+async def compare_tokenizers(services: Services, decoder: Decoder, model: ModelRuntime) -> None:
     """Compare once per engine start; an engine that cannot be asked is trusted, and asked again next time."""
+    if model.maker is None:
+        return
     for body in _PROBE_BODIES:
         if "messages" in body and not model.maker.renders_chat:
             continue
@@ -105,6 +124,8 @@ async def _compare_tokenizers(services: Services, decoder: Decoder, model: Model
         if theirs is None or ours is None:
             return
         if theirs != ours:
+            if services.models.get(model.name) is not model:
+                return
             decoder.tokenizer_agrees[model.name] = False
             _log.error(
                 "the engine tokenises differently from this gateway, so its requests stay local; "
@@ -112,7 +133,8 @@ async def _compare_tokenizers(services: Services, decoder: Decoder, model: Model
                 extra={"engine": decoder.name, "model": model.name, "chat": "messages" in body},
             )
             return
-    decoder.tokenizer_agrees[model.name] = True
+    if services.models.get(model.name) is model:
+        decoder.tokenizer_agrees[model.name] = True
 
 
 async def _tokens_of_engine(services: Services, decoder: Decoder, body: dict[str, Any]) -> list[int] | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-
-from yarl import URL
+from typing import Any, Protocol
 
 from prfaas_gateway.chat_template import load_chat_template
-from prfaas_gateway.config import Config, DecodeEngine, Health, Model, PrefillEngine
-from prfaas_gateway.control import ControlClient, ControlTarget
+from prfaas_gateway.config import Config, DecodeEngine, PrefillEngine
+from prfaas_gateway.control import ControlClient
 from prfaas_gateway.decode_leg import DecodeClient
-from prfaas_gateway.fleet import Decoder, Member, Prefiller
+from prfaas_gateway.engine_report import EngineReport
+from prfaas_gateway.fleet import Decoder, Member, Prefiller, RoutePolicy
 from prfaas_gateway.metrics import Metrics
 from prfaas_gateway.prefix_index import PrefixIndex
 from prfaas_gateway.prompt import PromptMaker
@@ -24,25 +25,55 @@ from prfaas_gateway.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class ModelRuntime:
-    """A model and what turns its requests into tokens."""
+    """A model and what turns its requests into tokens.
 
-    config: Model
-    maker: PromptMaker
+    Attributes:
+        adapters: further names, whose requests always stay local.
+        max_model_tokens: longest prompt; None while no engine has told.
+        maker: None while the tokenizer has not come yet.
+        files: digest of the tokenizer's files where they come from engines.
+        threshold_tokens: prompts up to this length need not be tokenised.
+    """
 
-    @property
-    def name(self) -> str:
-        """Name in the configuration."""
-        return self.config.name
+    name: str
+    adapters: tuple[str, ...]
+    block_tokens: int
+    max_model_tokens: int | None
+    maker: PromptMaker | None
+    files: str = ""
+    threshold_tokens: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Fleet:
-    """All engines, with the addresses of their sidecars."""
+    """All engines. The tuples are replaced as a whole, so that whoever iterates sees one state.
 
-    decoders: tuple[Decoder, ...]
-    prefillers: tuple[Prefiller, ...]
-    targets: dict[str, ControlTarget]
-    """By engine name; a decode engine without a sidecar has none."""
+    Attributes:
+        departed: engines that left, by name, so that what is counted of them can be forgotten.
+    """
+
+    decoders: tuple[Decoder, ...] = ()
+    prefillers: tuple[Prefiller, ...] = ()
+    departed: dict[str, Decoder | Prefiller] = field(default_factory=dict)
+
+
+class ClusterView(Protocol):
+    """What pages about health need from whoever follows a cluster."""
+
+    def heard(self, uid: str, report: EngineReport) -> None:
+        """A pod's sidecar has told about its engine."""
+
+    def why_not_ready(self) -> str | None:
+        """Why this gateway cannot know where to send requests, or None."""
+
+    def sources(self) -> dict[str, Any]:
+        """Where what is believed comes from, and how old it is."""
+
+    def observe(self, metrics: Metrics) -> None:
+        """Bring gauges up to date."""
+
+    def status(self) -> dict[str, Any]:
+        """What is believed of the cluster, for people."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,8 +92,28 @@ class Services:
     threads: ThreadPoolExecutor
     budget: Budget
     clock: Callable[[], float]
+    wall_clock: Callable[[], float] = time.time
+    cluster: ClusterView | None = None
     in_flight: int = 0
-    draining: bool = field(default=False)
+    stopping: bool = False
+    """Not ready any more, but still serving, until nobody sends requests here."""
+    draining: bool = False
+
+    def runtimes(self) -> list[ModelRuntime]:
+        """Every model once, whatever its number of names."""
+        return list({runtime.name: runtime for runtime in self.models.values()}.values())
+
+    def new_decoder(self, engine: DecodeEngine) -> Decoder:
+        """A decode engine of which nothing is known yet."""
+        health = self.config.health
+        return Decoder(engine, Member(health), Member(health), self._index())
+
+    def new_prefiller(self, engine: PrefillEngine) -> Prefiller:
+        """A prefill engine of which nothing is known yet."""
+        return Prefiller(engine, Member(self.config.health), self._index())
+
+    def _index(self) -> PrefixIndex:
+        return PrefixIndex(self.config.limits.prefix_index_blocks)
 
 
 def load_models(config: Config) -> dict[str, ModelRuntime]:
@@ -79,31 +130,17 @@ def load_models(config: Config) -> dict[str, ModelRuntime]:
                 model.tokenizer, model.chat_template, model.chat_template_kwargs, model.content_format
             )
         tokenizer = Tokenizer(model.tokenizer / "tokenizer.json")
-        runtime = ModelRuntime(
-            model, PromptMaker(tokenizer, template, model.threshold_tokens, model.block_tokens)
-        )
+        maker = PromptMaker(tokenizer, template, model.threshold_tokens, model.block_tokens)
+        runtime = ModelRuntime(model.name, model.adapters, model.block_tokens, model.max_model_tokens, maker)
         models |= dict.fromkeys((model.name, *model.adapters), runtime)
     return models
 
 
-def build_fleet(config: Config) -> Fleet:
+def static_fleet(services: Services) -> Fleet:
     """Engines as configured, nothing known of them yet."""
-    blocks = config.limits.prefix_index_blocks
-    engines: list[DecodeEngine | PrefillEngine] = [*config.decode_engines, *config.prefill_engines]
-    targets = {
-        engine.name: ControlTarget(URL(engine.control), engine.identity)
-        for engine in engines
-        if engine.control is not None and engine.identity is not None
-    }
-    decoders = tuple(
-        Decoder(engine, _member(config.health), _member(config.health), PrefixIndex(blocks))
-        for engine in config.decode_engines
-    )
-    prefillers = tuple(
-        Prefiller(engine, _member(config.health), PrefixIndex(blocks)) for engine in config.prefill_engines
-    )
-    return Fleet(decoders, prefillers, targets)
-
-
-def _member(health: Health) -> Member:
-    return Member(health)
+    config = services.config
+    policies = {model.name: RoutePolicy(model.threshold_tokens) for model in config.models}
+    decoders = [services.new_decoder(engine) for engine in config.decode_engines]
+    for decoder in decoders:
+        decoder.routes = {name: policy for name, policy in policies.items() if decoder.serves(name)}
+    return Fleet(tuple(decoders), tuple(services.new_prefiller(engine) for engine in config.prefill_engines))

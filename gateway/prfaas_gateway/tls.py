@@ -7,6 +7,7 @@ certificate is compared as part of the handshake, before a request can be writte
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,14 +28,30 @@ class Credentials:
             OSError, ssl.SSLError: a file cannot be read or is not what it should be.
         """
         self._tls = tls
-        self._identities = tuple(identities)
+        self._identities = frozenset(identities)
+        # Threads that refresh and threads that allow must not undo one another's work.
+        self._changing = threading.Lock()
         self._seen: tuple[tuple[int, int], ...] = ()
         self._contexts: dict[str, ssl.SSLContext] = {}
         self.refresh()
 
-    def context(self, identity: str) -> ssl.SSLContext:
-        """The context for one of the identities."""
-        return self._contexts[identity]
+    def context(self, identity: str) -> ssl.SSLContext | None:
+        """The context for an identity; None when it is none of those that this gateway speaks to."""
+        return self._contexts.get(identity)
+
+    def allow(self, identities: Iterable[str]) -> None:
+        """Speak to exactly these identities from now on. Not for an event loop.
+
+        Raises:
+            OSError, ssl.SSLError: the files cannot be used at the moment; nothing has changed.
+        """
+        wanted = frozenset(identities)
+        with self._changing:
+            contexts = {
+                identity: self._contexts.get(identity) or client_context(self._tls, identity)
+                for identity in wanted
+            }
+            self._identities, self._contexts = wanted, contexts
 
     def refresh(self) -> bool:
         """Read the files again if they have changed; whether they had. Not for an event loop.
@@ -42,6 +59,10 @@ class Credentials:
         Raises:
             OSError, ssl.SSLError: the new files cannot be used (yet); the old ones stay in use.
         """
+        with self._changing:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         states = [path.stat() for path in (self._tls.certificate, self._tls.key, self._tls.trust_bundle)]
         seen = tuple((state.st_mtime_ns, state.st_size) for state in states)
         if seen == self._seen:

@@ -68,7 +68,7 @@ REFUSALS: list[tuple[str, Change, str]] = [
     ("unknown-field", lambda c: c.update(thresold=5), "thresold: Extra inputs are not permitted"),
     ("unknown-inner-field", lambda c: c["models"][0].update(x=1), "models.0.x: Extra inputs"),
     ("missing", lambda c: c.pop("region"), "region: Field required"),
-    ("no-model", lambda c: c.update(models=[]), "models: Tuple should have at least 1 item"),
+    ("no-model", lambda c: c.update(models=[]), "models: at least one is needed"),
     (
         "wrong-type",
         lambda c: c["models"][0].update(threshold_tokens="many"),

@@ -72,7 +72,8 @@ async def test_an_impostor_gets_no_prompt(tmp_path: Path) -> None:
         impostor = await stack.enter_async_context(
             FakeSidecar(prefill_identity()).run(world.authority, tmp_path / "impostor", OTHER_POOL)
         )
-        world.services.fleet.targets["prefill-0"] = ControlTarget(URL(impostor.url), prefill_identity())
+        prefiller = world.services.fleet.prefillers[0]
+        prefiller.config = prefiller.config.model_copy(update={"control": impostor.url})
         async with world.complete() as response:
             assert response.status == 200
             assert response.headers["x-prfaas-reason"] == "PrefillFailed"

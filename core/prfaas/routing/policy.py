@@ -7,8 +7,12 @@ headers.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+
+CANARY_SLOTS = 10_000
+"""Canary shares are decided in hundredths of a percent."""
 
 
 class Route(StrEnum):
@@ -18,16 +22,33 @@ class Route(StrEnum):
     REMOTE = "remote"
 
 
+class Mode(StrEnum):
+    """How far a route's decisions are carried out."""
+
+    OBSERVE = "Observe"
+    """Decide and count; do everything locally."""
+    CANARY = "Canary"
+    """Carry out a share of the remote decisions."""
+    ENFORCE = "Enforce"
+    """Carry out all of them."""
+
+
 class Reason(StrEnum):
     """Why a request went where it went."""
 
     OVER_THRESHOLD = "OverThreshold"
 
+    OBSERVED = "Observed"
+    NOT_IN_CANARY = "NotInCanary"
+
     UNDER_THRESHOLD = "UnderThreshold"
     CACHED_HERE = "CachedHere"
+    NO_ROUTE = "NoRoute"
     REMOTE_DISABLED = "RemoteDisabled"
     NO_PREFILL_ENGINE = "NoPrefillEngine"
+    INCOMPATIBLE_KV = "IncompatibleKV"
     NO_DECODE_SIDECAR = "NoDecodeSidecar"
+    TOKENIZER_PENDING = "TokenizerPending"
     TOKENIZER_MISMATCH = "TokenizerMismatch"
 
     SEVERAL_CHOICES = "SeveralChoices"
@@ -72,26 +93,39 @@ class Conditions:
     """The world at the moment of the decision.
 
     Attributes:
-        threshold_tokens: uncached length up to which prefill stays local.
+        threshold_tokens: uncached length up to which prefill stays local; None when no route says any, and
+            then nothing is remote.
         remote_enabled: False when an operator has switched remote prefill off.
         tokenizer_agrees: False when the decode engine tokenises differently from whoever counted the prompt.
         decode_sidecar_healthy: whether the decode side can receive KV at all.
-        healthy_prefill_engines: how many could be asked now.
+        healthy_prefill_engines: how many could be asked now, whatever their KV is like.
+        compatible_prefill_engines: how many of them make KV that the decode engine can take.
+        mode: how far a remote decision is carried out.
+        in_canary: whether this request belongs to the share of Canary mode.
     """
 
-    threshold_tokens: int
+    threshold_tokens: int | None
     remote_enabled: bool = True
     tokenizer_agrees: bool = True
     decode_sidecar_healthy: bool = True
     healthy_prefill_engines: int = 1
+    compatible_prefill_engines: int = 1
+    mode: Mode = Mode.ENFORCE
+    in_canary: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A route and the one reason for it."""
+    """A route and the one reason for it.
+
+    Attributes:
+        would_be: the route without the mode's restraint: always set in Observe mode, and for what Canary
+            holds back.
+    """
 
     route: Route
     reason: Reason
+    would_be: Route | None = None
 
 
 def decide(prompt: Prompt, conditions: Conditions) -> Decision:
@@ -100,18 +134,42 @@ def decide(prompt: Prompt, conditions: Conditions) -> Decision:
     What is true of the request itself is named before what is true of the moment, so that reasons stay
     comparable when engines come and go.
     """
-    if prompt.stays_local is not None:
-        return Decision(Route.LOCAL, prompt.stays_local)
-    if prompt.tokens <= conditions.threshold_tokens:
-        return Decision(Route.LOCAL, Reason.UNDER_THRESHOLD)
-    if prompt.uncached_tokens <= conditions.threshold_tokens:
-        return Decision(Route.LOCAL, Reason.CACHED_HERE)
-    if not conditions.remote_enabled:
-        return Decision(Route.LOCAL, Reason.REMOTE_DISABLED)
-    if not conditions.tokenizer_agrees:
-        return Decision(Route.LOCAL, Reason.TOKENIZER_MISMATCH)
-    if not conditions.decode_sidecar_healthy:
-        return Decision(Route.LOCAL, Reason.NO_DECODE_SIDECAR)
-    if conditions.healthy_prefill_engines < 1:
-        return Decision(Route.LOCAL, Reason.NO_PREFILL_ENGINE)
+    local = _why_local(prompt, conditions)
+    if conditions.mode is Mode.OBSERVE:
+        if local is not None:
+            return Decision(Route.LOCAL, local, would_be=Route.LOCAL)
+        return Decision(Route.LOCAL, Reason.OBSERVED, would_be=Route.REMOTE)
+    if local is not None:
+        return Decision(Route.LOCAL, local)
+    if conditions.mode is Mode.CANARY and not conditions.in_canary:
+        return Decision(Route.LOCAL, Reason.NOT_IN_CANARY, would_be=Route.REMOTE)
     return Decision(Route.REMOTE, Reason.OVER_THRESHOLD)
+
+
+def in_canary(request_id: str, percent: float) -> bool:
+    """Whether a request belongs to a share of that many percent: the same everywhere for the same id."""
+    digest = hashlib.blake2b(request_id.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest) % CANARY_SLOTS < percent * (CANARY_SLOTS / 100)
+
+
+def _why_local(prompt: Prompt, conditions: Conditions) -> Reason | None:
+    if prompt.stays_local is not None:
+        return prompt.stays_local
+    threshold_tokens = conditions.threshold_tokens
+    if threshold_tokens is None:
+        return Reason.NO_ROUTE
+    if prompt.tokens <= threshold_tokens:
+        return Reason.UNDER_THRESHOLD
+    if prompt.uncached_tokens <= threshold_tokens:
+        return Reason.CACHED_HERE
+    if not conditions.remote_enabled:
+        return Reason.REMOTE_DISABLED
+    if not conditions.tokenizer_agrees:
+        return Reason.TOKENIZER_MISMATCH
+    if not conditions.decode_sidecar_healthy:
+        return Reason.NO_DECODE_SIDECAR
+    if conditions.healthy_prefill_engines < 1:
+        return Reason.NO_PREFILL_ENGINE
+    if conditions.compatible_prefill_engines < 1:
+        return Reason.INCOMPATIBLE_KV
+    return None

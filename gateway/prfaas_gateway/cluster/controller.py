@@ -1,0 +1,332 @@
+"""Follows a cluster: takes what watches and sidecars tell, and brings fleet, models and trust to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Coroutine, Iterable
+from contextlib import aclosing
+from typing import Any
+
+from prfaas.api.snapshot import Snapshot
+from prfaas.kube.api import KubeApi
+from prfaas.kube.reflect import Change, Contact, Deleted, Synced
+from prfaas_gateway.cluster import watch
+from prfaas_gateway.cluster.living import apply
+from prfaas_gateway.cluster.membership import desired_fleet
+from prfaas_gateway.cluster.models import Models
+from prfaas_gateway.cluster.picture import Picture, pod_entry, watch_entry
+from prfaas_gateway.cluster.pods import Pod
+from prfaas_gateway.cluster.policy import BadSnapshotError, Pools, pools_of, read_snapshot
+from prfaas_gateway.cluster.store import StateError, Store
+from prfaas_gateway.cluster.tokenizers import TokenizerCache
+from prfaas_gateway.config import Cluster
+from prfaas_gateway.engine_report import EngineReport
+from prfaas_gateway.errors import ClusterUnusableError
+from prfaas_gateway.fleet import Decoder, Prefiller
+from prfaas_gateway.metrics import Metrics
+from prfaas_gateway.probes import probe_engines
+from prfaas_gateway.services import Services
+
+_log = logging.getLogger(__name__)
+_ALLOW_AGAIN_SECONDS = 5.0
+_SAVE_PAUSE_SECONDS = 1.0
+"""Between two writes of the pods: readiness may change many times a second in a large fleet."""
+
+
+async def follow(services: Services, settings: Cluster) -> Coroutine[Any, Any, None]:
+    """Go on with what was known before, and give back what follows the cluster from here on.
+
+    Raises:
+        ClusterUnusableError: the folder for the state cannot be used.
+    """
+    controller = Controller(services, settings)
+    services.cluster = controller
+    await controller.restore()
+    return controller.run()
+
+
+class Controller:
+    """One cluster as the gateway knows it."""
+
+    def __init__(self, services: Services, settings: Cluster) -> None:
+        self._services = services
+        self._settings = settings
+        self._store = Store(settings.state_dir)
+        self._snapshot: Snapshot | None = None
+        self._snapshot_text = ""
+        self._snapshot_at = 0.0
+        self._snapshot_source = "none"
+        self._pools: Pools = pools_of(None)
+        self._scopes: tuple[str | None, ...] = settings.pod_namespaces or (None,)
+        self._pods: dict[str | None, dict[str, Pod]] = {}
+        self._from_disk: set[str | None] = set()
+        self._reports: dict[str, EngineReport] = {}
+        self._contacts: dict[str, Contact] = {}
+        self._changed = asyncio.Event()
+        self._to_save = asyncio.Event()
+        self._to_ask: dict[str, Decoder | Prefiller] = {}
+        self._asking = asyncio.Event()
+        self._allowed: frozenset[str] = frozenset()
+        self._models = Models(
+            services,
+            TokenizerCache(settings.state_dir / "tokenizers", settings.max_tokenizer_bytes),
+            self._changed.set,
+        )
+
+    # --- life
+
+    async def restore(self) -> None:
+        """Take the last good snapshot and the pods last seen from the disk.
+
+        Raises:
+            ClusterUnusableError: the folder cannot be written.
+        """
+        try:
+            await asyncio.to_thread(self._store.prepare)
+        except StateError as error:
+            raise ClusterUnusableError(f"cluster.state_dir: {error}") from error
+        await self._restore_snapshot()
+        await self._restore_pods()
+        await self._reconcile()
+
+    async def run(self) -> None:
+        """Follow the cluster until cancelled. Anything else that ends it is a bug.
+
+        Raises:
+            ClusterUnusableError: there is no cluster to follow.
+        """
+        try:
+            async with watch.connected(self._settings) as api, asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_snapshot(api), name="snapshot")
+                for scope in self._scopes:
+                    tasks.create_task(self._follow_pods(api, scope), name=f"pods {scope or ''}")
+                tasks.create_task(self._reconcile_forever(), name="reconcile")
+                tasks.create_task(self._ask_forever(), name="ask sidecars")
+                tasks.create_task(self._models.load_forever(), name="tokenizers")
+                tasks.create_task(self._save_forever(), name="save state")
+        finally:
+            await self._save()
+
+    # --- what others tell
+
+    def heard(self, uid: str, report: EngineReport) -> None:
+        """A pod's sidecar has told about its engine."""
+        if self._reports.get(uid) != report:
+            self._reports[uid] = report
+            self._changed.set()
+
+    def take_snapshot(self, text: str | None) -> None:
+        """The API server's snapshot; None when there is none. A bad one leaves the last good one in force."""
+        if text is None:
+            if self._snapshot_source != "missing":
+                _log.warning(
+                    "the cluster has no snapshot for this gateway: is the operator running?",
+                    extra={"namespace": self._settings.namespace, "config_map": self._settings.snapshot},
+                )
+            self._snapshot_source = "missing"
+            return
+        if text == self._snapshot_text:
+            self._snapshot_source = "cluster"
+            return
+        try:
+            snapshot = read_snapshot(text)
+        except BadSnapshotError as error:
+            self._snapshot_source = "rejected"
+            self._services.metrics.snapshot_errors.labels(error.code).inc()
+            _log.error(
+                "a snapshot cannot be used; the last good one stays in force",
+                extra={"code": error.code, "reason": str(error)},
+            )
+            return
+        self._use(snapshot, text, "cluster", self._services.wall_clock())
+        self._to_save.set()
+
+    def take_pods(self, scope: str | None, change: Change[Pod]) -> None:
+        """A change of the pods in one namespace, or in all."""
+        match change:
+            case Synced(objects):
+                self._pods[scope] = {pod.uid: pod for pod in objects}
+                self._from_disk.discard(scope)
+            case Deleted(pod):
+                self._pods.setdefault(scope, {}).pop(pod.uid, None)
+            case _:
+                self._pods.setdefault(scope, {})[change.object.uid] = change.object
+        self._changed.set()
+        self._to_save.set()
+
+    # --- what pages about health show
+
+    def why_not_ready(self) -> str | None:
+        """Why this gateway cannot know where to send requests, or None."""
+        if self._snapshot is None:
+            return "no snapshot: neither from the operator nor on disk"
+        if any(scope not in self._pods for scope in self._scopes):
+            return "pods are not known: the API server has not listed them, and none are on disk"
+        return None
+
+    def sources(self) -> dict[str, Any]:
+        """Where what is believed comes from, and how old it is."""
+        now = self._services.wall_clock()
+        return Picture(
+            snapshot_revision=self._snapshot.revision if self._snapshot else None,
+            snapshot_source=self._snapshot_source,
+            snapshot_age_seconds=now - self._snapshot_at if self._snapshot else None,
+            pods=sum(map(len, self._pods.values())),
+            pods_from_disk=bool(self._from_disk),
+            watches={name: watch_entry(contact) for name, contact in self._contacts.items()},
+        ).to_document()
+
+    def observe(self, metrics: Metrics) -> None:
+        """Bring gauges up to date."""
+        metrics.from_disk.labels("snapshot").set(self._snapshot_source == "disk")
+        metrics.from_disk.labels("pods").set(bool(self._from_disk))
+        for name, contact in self._contacts.items():
+            silent = watch_entry(contact)["silent_seconds"]
+            if silent is not None:
+                metrics.watch_silent_seconds.labels(name).set(silent)
+        metrics.tokenizer_ready.clear()
+        for runtime in self._services.runtimes():
+            metrics.tokenizer_ready.labels(runtime.name).set(runtime.maker is not None)
+
+    def status(self) -> dict[str, Any]:
+        """What is believed of the cluster, for people and for `prfaas status`."""
+        fleet = self._services.fleet
+        members = {decoder.uid for decoder in fleet.decoders} | {engine.uid for engine in fleet.prefillers}
+        return {
+            **self.sources(),
+            "tokenizer_trouble": self._models.trouble(),
+            "pods": [
+                pod_entry(pod, self._reports.get(pod.uid), pod.uid in members)
+                for pod in sorted(self._all_pods(), key=lambda pod: pod.full_name)
+            ],
+        }
+
+    # --- bringing the fleet to it
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._reconcile()
+
+    async def _reconcile(self) -> None:
+        pods = list(self._all_pods())
+        known = {pod.uid for pod in pods}
+        for uid in [uid for uid in self._reports if uid not in known]:
+            del self._reports[uid]
+        desired = desired_fleet(
+            self._pools,
+            pods,
+            self._reports,
+            unconfirmed=frozenset(uid for scope in self._from_disk for uid in self._pods.get(scope, ())),
+            files_in_use=self._models.files_in_use(),
+        )
+        # First whom requests may use: who drains must be left at once, whatever else takes time.
+        applied = apply(self._services, desired)
+        compare = self._models.apply(desired)
+        if applied.added or applied.removed:
+            _log.info("fleet", extra={"added": list(applied.added), "removed": list(applied.removed)})
+        await self._allow(self._pools.identities)
+        self._ask((*applied.to_ask, *compare))
+
+    async def _allow(self, identities: frozenset[str]) -> None:
+        credentials = self._services.credentials
+        if credentials is None or identities == self._allowed:
+            return
+        try:
+            await asyncio.to_thread(credentials.allow, identities)
+        except (OSError, ssl.SSLError) as error:
+            # Until then pools that are new stay without remote prefill.
+            _log.error("certificates cannot be used for new pools", extra={"reason": type(error).__name__})
+            asyncio.get_running_loop().call_later(_ALLOW_AGAIN_SECONDS, self._changed.set)
+            return
+        self._allowed = identities
+
+    def _ask(self, members: Iterable[Decoder | Prefiller]) -> None:
+        for member in members:
+            self._to_ask[member.uid] = member
+        if self._to_ask:
+            self._asking.set()
+
+    async def _ask_forever(self) -> None:
+        """Ask members of which nothing recent is known, without waiting for the next round of probes."""
+        while True:
+            await self._asking.wait()
+            self._asking.clear()
+            members, self._to_ask = self._to_ask, {}
+            await probe_engines(self._services, members.values())
+
+    # --- edges
+
+    async def _follow_snapshot(self, api: KubeApi) -> None:
+        contact = self._contacts["snapshot"] = Contact()
+        async with aclosing(watch.snapshots(api, self._settings, contact)) as changes:  # type: ignore[type-var]
+            async for change in changes:
+                match change:
+                    case Synced(objects):
+                        self.take_snapshot(objects[0] if objects else None)
+                    case Deleted():
+                        self.take_snapshot(None)
+                    case _:
+                        self.take_snapshot(change.object)
+
+    async def _follow_pods(self, api: KubeApi, scope: str | None) -> None:
+        contact = self._contacts[f"pods {scope}" if scope else "pods"] = Contact()
+        async with aclosing(watch.pods(api, scope, contact)) as changes:  # type: ignore[type-var]
+            async for change in changes:
+                self.take_pods(scope, change)
+
+    async def _save_forever(self) -> None:
+        while True:
+            await self._to_save.wait()
+            await self._save()
+            await asyncio.sleep(_SAVE_PAUSE_SECONDS)
+
+    async def _save(self) -> None:
+        if not self._to_save.is_set():
+            return
+        self._to_save.clear()
+        pods, text, now = list(self._all_pods()), self._snapshot_text, self._services.wall_clock()
+        try:
+            if text:
+                await asyncio.to_thread(self._store.save_snapshot, text, now)
+            await asyncio.to_thread(self._store.save_pods, pods, now)
+        except StateError as error:
+            self._services.metrics.state_errors.labels("Write").inc()
+            _log.error("the state cannot be kept", extra={"reason": str(error)})
+
+    async def _restore_snapshot(self) -> None:
+        try:
+            found = await asyncio.to_thread(self._store.load_snapshot)
+            if found is not None:
+                text, saved_at = found
+                self._use(read_snapshot(text), text, "disk", saved_at)
+        except (StateError, BadSnapshotError) as error:
+            self._services.metrics.state_errors.labels("Read").inc()
+            _log.warning("the snapshot on disk cannot be used", extra={"reason": str(error)})
+
+    async def _restore_pods(self) -> None:
+        try:
+            found = await asyncio.to_thread(self._store.load_pods)
+        except StateError as error:
+            self._services.metrics.state_errors.labels("Read").inc()
+            _log.warning("the pods on disk cannot be used", extra={"reason": str(error)})
+            return
+        if found is None:
+            return
+        pods, _ = found
+        for scope in self._scopes:
+            self._pods[scope] = {pod.uid: pod for pod in pods if scope in (None, pod.namespace)}
+            self._from_disk.add(scope)
+
+    def _use(self, snapshot: Snapshot, text: str, source: str, at: float) -> None:
+        self._snapshot, self._snapshot_text = snapshot, text
+        self._snapshot_source, self._snapshot_at = source, at
+        self._pools = pools_of(snapshot)
+        self._changed.set()
+        _log.info("snapshot", extra={"revision": snapshot.revision, "source": source})
+
+    def _all_pods(self) -> Iterable[Pod]:
+        return (pod for pods in self._pods.values() for pod in pods.values())

@@ -1,0 +1,114 @@
+"""The operator's snapshot as the gateway uses it: pools by name, and what holds for each model there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+from prfaas.api.snapshot import DecodeTarget, PoolTarget, RouteTarget, Snapshot
+from prfaas.routing import Mode
+from prfaas_gateway.fleet import NO_ROUTE, RoutePolicy
+
+
+class BadSnapshotError(ValueError):
+    """A snapshot that cannot be used.
+
+    Attributes:
+        code: for a metric.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(slots=True)
+class DecodePool:
+    """A pool whose pods answer clients. ``routes`` is by model."""
+
+    identity: str
+    engine_port: int
+    routes: dict[str, RoutePolicy] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class PrefillPool:
+    """A pool whose pods prefill for these models."""
+
+    identity: str
+    models: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Everything that the snapshot names, by namespace and name."""
+
+    decode: dict[str, DecodePool]
+    prefill: dict[str, PrefillPool]
+    models: tuple[str, ...]
+
+    @property
+    def identities(self) -> frozenset[str]:
+        """Whom the gateway may speak to."""
+        decode = {pool.identity for pool in self.decode.values()}
+        return frozenset(decode | {pool.identity for pool in self.prefill.values()})
+
+
+def read_snapshot(text: str) -> Snapshot:
+    """A snapshot from its JSON.
+
+    Raises:
+        BadSnapshotError: it is broken, of another version, or was changed by hand.
+    """
+    try:
+        document = json.loads(text)
+        version = document["version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadSnapshotError("Malformed", "the snapshot is no JSON object with a version") from error
+    try:
+        snapshot = Snapshot.from_json(text)
+    except ValueError as error:
+        if version != 1:
+            raise BadSnapshotError("UnknownVersion", str(error)) from error
+        raise BadSnapshotError("Malformed", f"the snapshot does not fit its schema: {error}") from error
+    # Over what was written and not over what was understood: a newer operator may have written more.
+    content = {name: value for name, value in document.items() if name != "revision"}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if snapshot.revision != hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest():
+        raise BadSnapshotError(
+            "RevisionMismatch", "the snapshot's revision is not that of its content: it was changed by hand"
+        )
+    return snapshot
+
+
+def pools_of(snapshot: Snapshot | None) -> Pools:
+    """The pools of a snapshot; of none there are none."""
+    decode: dict[str, DecodePool] = {}
+    prefill: dict[str, PrefillPool] = {}
+    models = snapshot.models if snapshot is not None else ()
+    for model in models:
+        for target in model.decode_pools:
+            pool = decode.setdefault(_name(target), DecodePool(target.identity, target.engine_port))
+            pool.routes[model.name] = _policy(target)
+            for source in target.route.prefill_pools if target.route else ():
+                prefill.setdefault(_name(source), PrefillPool(source.identity)).models.add(model.name)
+    return Pools(decode, prefill, tuple(model.name for model in models))
+
+
+def _policy(target: DecodeTarget) -> RoutePolicy:
+    route: RouteTarget | None = target.route
+    if route is None:
+        return NO_ROUTE
+    return RoutePolicy(
+        threshold_tokens=route.threshold_tokens,
+        name=f"{route.namespace}/{route.name}",
+        mode=Mode(route.mode.value),
+        canary_percent=route.canary_percent,
+        local_only_until=route.local_only_until.timestamp() if route.local_only_until else None,
+        prefill_pools=frozenset(map(_name, route.prefill_pools)),
+    )
+
+
+def _name(pool: PoolTarget) -> str:
+    return f"{pool.namespace}/{pool.name}"

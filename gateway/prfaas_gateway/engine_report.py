@@ -1,0 +1,117 @@
+"""What a sidecar tells of the engine beside it (`GET /v1/engine`, docs/control-plane.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+MODEL_FILE_NAMES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+)
+MAX_MODEL_FILE_BYTES = 64 << 20
+_MAX_NAMES = 64
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ModelFile:
+    """One of the files that the engine tokenises with."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """One engine's own words, as far as the gateway needs them. What it has not said is None or empty.
+
+    Attributes:
+        fingerprint: engines with equal ones can exchange KV.
+        model_files: sorted by name.
+        model_files_error: why some are missing, or empty.
+    """
+
+    engine_connected: bool = False
+    draining: bool = False
+    fingerprint: str | None = None
+    block_tokens: int | None = None
+    max_model_tokens: int | None = None
+    served_models: tuple[str, ...] = ()
+    model_files: tuple[ModelFile, ...] = ()
+    model_files_error: str = ""
+
+    @property
+    def files_digest(self) -> str:
+        """One name for exactly these files; empty without any."""
+        if not self.model_files:
+            return ""
+        listed = "".join(f"{file.name} {file.size_bytes} {file.sha256}\n" for file in self.model_files)
+        return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def read_report(answer: bytes) -> EngineReport:
+    """A report from its JSON. Unknown keys and files are ignored: the sidecar may be newer.
+
+    Raises:
+        ValueError: it is not what the contract says; the text names the field, never its content.
+    """
+    fields = json.loads(answer)
+    if not isinstance(fields, dict) or fields.get("version") != 1:
+        raise ValueError("not a report of version 1")
+    fingerprint = fields.get("fingerprint")
+    if fingerprint is not None and not (isinstance(fingerprint, str) and _SHA256.fullmatch(fingerprint)):
+        raise ValueError("fingerprint")
+    connected = fields.get("engine_connected") is True
+    return EngineReport(
+        engine_connected=connected,
+        draining=fields.get("draining") is True,
+        # Of an engine that has gone; its successor may be another one.
+        fingerprint=fingerprint if connected else None,
+        block_tokens=_count(fields, "block_tokens"),
+        max_model_tokens=_count(fields, "max_model_tokens"),
+        served_models=_names(fields.get("served_models")),
+        model_files=_files(fields.get("model_files")),
+        model_files_error=str(fields.get("model_files_error") or "")[:500],
+    )
+
+
+def _count(fields: dict[str, Any], name: str) -> int | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or value < 1:
+        raise ValueError(name)
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) and len(name) <= 253 for name in value):
+        raise ValueError("served_models")
+    return tuple(value[:_MAX_NAMES])
+
+
+def _files(value: Any) -> tuple[ModelFile, ...]:
+    if not isinstance(value, list):
+        return ()
+    files = {}
+    for entry in value:
+        if not isinstance(entry, dict):
+            raise ValueError("model_files")  # noqa: TRY004  content, not an argument
+        name, size, digest = entry.get("name"), entry.get("bytes"), entry.get("sha256")
+        if name not in MODEL_FILE_NAMES:
+            continue
+        if type(size) is not int or not 0 <= size <= MAX_MODEL_FILE_BYTES:
+            raise ValueError("model_files.bytes")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise ValueError("model_files.sha256")
+        files[name] = ModelFile(name, size, digest)
+    return tuple(sorted(files.values()))

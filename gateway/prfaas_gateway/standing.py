@@ -1,0 +1,126 @@
+"""What the gateway says of itself: whether it is ready, its gauges, and all that it believes, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prfaas_gateway.fleet import Decoder, Prefiller
+from prfaas_gateway.services import Services
+
+
+def readiness(services: Services) -> tuple[bool, dict[str, Any]]:
+    """Whether requests should come here, and the answer that says why.
+
+    Without a cluster every model needs a decode engine that would be asked. In a cluster models come and go:
+    one without pods is answered with 503, and only a gateway that could serve none of them is not ready.
+    """
+    if services.draining or services.stopping:
+        return False, {"status": "draining"}
+    now, cluster = services.clock(), services.cluster
+    names = [runtime.name for runtime in services.runtimes()]
+    unserved = [
+        name
+        for name in names
+        if not any(d.open and d.serves(name) and d.engine.healthy(now) for d in services.fleet.decoders)
+    ]
+    if cluster is None:
+        if unserved:
+            return False, {"status": "no decode engine", "models": unserved}
+        return True, {"status": "ready"}
+    details = {"unserved_models": unserved, **cluster.sources()}
+    why_not = cluster.why_not_ready()
+    if why_not is not None:
+        return False, {"status": why_not, **details}
+    if names and len(unserved) == len(names):
+        return False, {"status": "no decode engine for any model", **details}
+    return True, {"status": "ready", **details}
+
+
+def observe(services: Services) -> None:
+    """Bring gauges up to date from the state that they show."""
+    metrics, now = services.metrics, services.clock()
+    metrics.in_flight.set(services.in_flight)
+    metrics.buffered_bytes.set(services.budget.used_bytes)
+    metrics.background_jobs.set(len(services.supervisor))
+    metrics.background_jobs_dropped.set(services.supervisor.dropped)
+    for decoder in services.fleet.decoders:
+        metrics.engine_healthy.labels(decoder.name, "engine").set(
+            decoder.open and decoder.engine.healthy(now)
+        )
+        metrics.engine_healthy.labels(decoder.name, "sidecar").set(decoder.can_receive(now))
+        metrics.engine_load.labels(decoder.name).set(decoder.in_flight)
+        metrics.prefix_index_blocks.labels(decoder.name).set(len(decoder.index))
+        for model, agrees in decoder.tokenizer_agrees.items():
+            metrics.tokenizer_agrees.labels(decoder.name, model).set(agrees)
+    for prefiller in services.fleet.prefillers:
+        metrics.engine_healthy.labels(prefiller.name, "sidecar").set(
+            prefiller.open and prefiller.sidecar.healthy(now)
+        )
+        metrics.engine_load.labels(prefiller.name).set(prefiller.in_flight_tokens)
+        metrics.prefix_index_blocks.labels(prefiller.name).set(len(prefiller.index))
+    _forget_departed(services)
+    if services.cluster is not None:
+        services.cluster.observe(metrics)
+
+
+def _forget_departed(services: Services) -> None:
+    """Series of engines that left go once nothing runs there: what ends later would bring them back."""
+    departed = services.fleet.departed
+    for name, engine in list(departed.items()):
+        services.metrics.forget_engine(name)
+        busy = engine.in_flight if isinstance(engine, Decoder) else engine.in_flight_tokens
+        if not busy and not len(services.supervisor):
+            del departed[name]
+
+
+def status(services: Services) -> dict[str, Any]:
+    """All that the gateway believes. Nothing about single requests."""
+    now = services.clock()
+    found: dict[str, Any] = {
+        "version": 1,
+        "region": services.config.region,
+        "in_flight": services.in_flight,
+        "stopping": services.stopping or services.draining,
+        "models": {
+            runtime.name: {
+                "max_model_tokens": runtime.max_model_tokens,
+                "block_tokens": runtime.block_tokens,
+                "adapters": list(runtime.adapters),
+                "tokenizer": "ready" if runtime.maker is not None else "pending",
+                "files": runtime.files or None,
+            }
+            for runtime in services.runtimes()
+        },
+        "decode": [_decoder(decoder, now) for decoder in services.fleet.decoders],
+        "prefill": [_prefiller(prefiller, now) for prefiller in services.fleet.prefillers],
+    }
+    if services.cluster is not None:
+        found["cluster"] = services.cluster.status()
+    return found
+
+
+def _decoder(decoder: Decoder, now: float) -> dict[str, Any]:
+    return {
+        "name": decoder.name,
+        "url": decoder.config.url,
+        "models": list(decoder.config.models),
+        "open": decoder.open,
+        "engine_healthy": decoder.engine.healthy(now),
+        "sidecar_healthy": decoder.can_receive(now),
+        "in_flight": decoder.in_flight,
+        "fingerprint": decoder.fingerprint,
+        "tokenizer_agrees": dict(decoder.tokenizer_agrees),
+    }
+
+
+def _prefiller(prefiller: Prefiller, now: float) -> dict[str, Any]:
+    return {
+        "name": prefiller.name,
+        "control": prefiller.config.control,
+        "models": list(prefiller.config.models),
+        "pool": prefiller.pool,
+        "open": prefiller.open,
+        "sidecar_healthy": prefiller.sidecar.healthy(now),
+        "in_flight_tokens": prefiller.in_flight_tokens,
+        "fingerprint": prefiller.fingerprint,
+    }

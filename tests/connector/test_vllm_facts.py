@@ -117,11 +117,13 @@ def test_nothing_of_this_stops_an_engine(
     engine.close()
 
 
-@pytest.mark.usefixtures("config")
-def test_an_engine_takes_its_copies_away(tmp_path: Path) -> None:
+def test_an_engine_takes_its_copies_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "tokenizer.json"
+    own.write_text("{}")
+    monkeypatch.setattr(facts, "finder", lambda *_: lambda name: own if name == own.name else None)
     engine = Engine(vllm_configs.Settings(), tmp_path / "nobody.sock")
     folder = folder_beside(tmp_path / "nobody.sock")
-    eventually((folder / "tokenizer.json").exists)
+    eventually((folder / own.name).exists)
     engine.close()
     assert not folder.exists()
 

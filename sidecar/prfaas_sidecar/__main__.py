@@ -13,7 +13,7 @@ import click
 from prfaas_sidecar.app import Sidecar
 from prfaas_sidecar.config import Config, ConfigError, load, load_environment
 from prfaas_sidecar.logs import configured
-from prfaas_sidecar.memory import available_bytes, check_arena, limit_bytes
+from prfaas_sidecar.memory import arena_limit_bytes, available_bytes, check_arena
 from prfaas_sidecar.net.tls import Credentials
 
 _EXAMPLE = """
@@ -52,7 +52,7 @@ def main(path: Path | None, variable: str | None, check: bool) -> None:
         if check:
             if config.tls is not None:
                 Credentials(config.tls)
-            check_arena(config.arena_bytes, available_bytes(), limit_bytes())
+            check_arena(config.arena_bytes, available_bytes(), arena_limit_bytes(config))
             click.echo(f"{source}: ok")
             return
         with configured(config.log_level):

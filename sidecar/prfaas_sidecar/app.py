@@ -24,7 +24,7 @@ from prfaas_sidecar.health import application as health_application
 from prfaas_sidecar.identity import parse
 from prfaas_sidecar.logs import fields
 from prfaas_sidecar.measure import LinkMeasurements
-from prfaas_sidecar.memory import available_bytes, check_arena, limit_bytes
+from prfaas_sidecar.memory import arena_limit_bytes, available_bytes, check_arena
 from prfaas_sidecar.metrics import Metrics
 from prfaas_sidecar.net.listener import Listener
 from prfaas_sidecar.net.tls import Credentials
@@ -61,7 +61,7 @@ class Sidecar:
             identity = self.credentials.identity
         else:
             raise ConfigError("neither tls nor identity is given")
-        check_arena(config.arena_bytes, available_bytes(), limit_bytes())
+        check_arena(config.arena_bytes, available_bytes(), arena_limit_bytes(config))
         self.node = Node(
             config=config,
             identity=identity,

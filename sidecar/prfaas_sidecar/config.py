@@ -185,6 +185,9 @@ class Config(_Section):
     arena_bytes: Annotated[SizeBytes, Field(ge=1 << 20)]
     arena_preallocate: bool = False
     """Take the memory at start instead of at first use."""
+    arena_charged_to: Literal["sidecar", "engine"] = "sidecar"
+    """Whose memory limit holds the arena, which is whose process touches its pages first: the engine's on the
+    producing side, if it has a container of its own. Then the limit of the sidecar's need not hold it."""
     listen: ListenSection = ListenSection()
     tls: TlsSection | None = None
     insecure_plaintext_peers: bool = False
@@ -208,6 +211,8 @@ class Config(_Section):
     def _coherent(self) -> Config:
         if self.peers_file is not None and {"peers", "gateways"} & self.model_fields_set:
             raise ValueError("peers_file takes the place of peers and gateways; remove them, or peers_file")
+        if self.arena_preallocate and self.arena_charged_to == "engine":
+            raise ValueError("arena_preallocate charges the arena to the sidecar; remove arena_charged_to")
         if self.tls is None and not self.insecure_plaintext_peers:
             raise ValueError("tls is needed (certificate, key, ca), unless insecure_plaintext_peers is true")
         if self.tls is None and self.listen.control is not None:

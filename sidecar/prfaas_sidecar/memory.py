@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prfaas_sidecar.config import ConfigError
+from prfaas_sidecar.config import Config, ConfigError
 
 _HEADROOM_BYTES = 128 << 20
 """For the process itself, which needs about 80 MiB."""
@@ -26,6 +26,11 @@ def check_arena(arena_bytes: int, available_bytes: int | None, limit_bytes: int 
         raise ConfigError(
             f"{text} the memory that is available ({_mib(available_bytes)}); make the arena smaller"
         )
+
+
+def arena_limit_bytes(config: Config) -> int | None:
+    """The limit that has to hold the arena, as far as it is this process's; None: no limit, or the engine's."""
+    return limit_bytes() if config.arena_charged_to == "sidecar" else None
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prfaas_connector.local_api.units import Lane
 from prfaas_sidecar import memory
 from prfaas_sidecar.channels import Channel, OutPull
-from prfaas_sidecar.config import ConfigError, DialRule, split_address
+from prfaas_sidecar.config import ConfigError, DialRule, parse_text, split_address
 from prfaas_sidecar.errors import CODES, retryable
 from prfaas_sidecar.identity import IdentityError, Pattern, authorised, of_certificate, parse
 from prfaas_sidecar.protocol.bodies import Open
@@ -141,6 +141,17 @@ def test_an_arena_that_does_not_fit_is_refused_with_the_numbers() -> None:
         memory.check_arena(gib, 4 * gib, gib)
     with pytest.raises(ConfigError, match=r"available \(1,024 MiB\)"):
         memory.check_arena(gib, gib, None)
+
+
+def test_an_arena_of_the_engines_need_not_fit_into_the_sidecars_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "limit_bytes", lambda: 64 << 20)
+    text = "engine: {socket: /run/x.sock}\narena_bytes: 4GiB\ntls: {certificate: c, key: k, ca: a}\n"
+    assert memory.arena_limit_bytes(parse_text(text, "test")) == 64 << 20
+    assert memory.arena_limit_bytes(parse_text(f"{text}arena_charged_to: engine\n", "test")) is None
+    with pytest.raises(ConfigError, match="arena_preallocate charges the arena to the sidecar"):
+        parse_text(f"{text}arena_charged_to: engine\narena_preallocate: true\n", "test")
 
 
 def test_limits_are_read_from_the_group_and_those_above_it(tmp_path: Path) -> None:

@@ -236,6 +236,7 @@ class Values(Section):
     watch_namespaces: list[Namespace] = Field(
         default=[],
         max_length=256,
+        json_schema_extra={"uniqueItems": True},
         description="Namespaces with pools. Empty: all, by a ClusterRole; else a Role in each of them.",
     )
     name_override: Name = Field(default="", description="Replaces the chart's name in names.")

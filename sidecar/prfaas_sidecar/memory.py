@@ -29,7 +29,7 @@ def check_arena(arena_bytes: int, available_bytes: int | None, limit_bytes: int 
 
 
 def arena_limit_bytes(config: Config) -> int | None:
-    """The limit that has to hold the arena, as far as it is this process's; None: no limit, or the engine's."""
+    """The limit that has to hold the arena if that is this process's; None: no limit, or the engine's."""
     return limit_bytes() if config.arena_charged_to == "sidecar" else None
 
 

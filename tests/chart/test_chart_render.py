@@ -10,6 +10,7 @@ import yaml
 
 from prfaas.api import keys
 from prfaas_gateway.config import Config as GatewayConfig
+from prfaas_operator.config import parse as parse_operator_config
 from tests.chart.rendering import CHART, GATEWAY_API, MONITORING, VALUES_FILES, helm, render
 
 PRODUCTION = CHART / "ci" / "production-values.yaml"
@@ -109,6 +110,22 @@ def test_the_gateway_gets_a_configuration_that_it_accepts() -> None:
         str(path.parent) for path in (config.tls.certificate, config.tls.key, config.tls.trust_bundle)
     } == {mounts["tls"]}
     assert str(config.cluster.state_dir) == mounts["state"]
+
+
+@pytest.mark.parametrize("file", [None, *VALUES_FILES], ids=lambda path: path.stem if path else "defaults")
+def test_the_operator_gets_a_configuration_that_it_accepts(file: Path | None) -> None:
+    rendered = render(files=[file] if file else [])
+    (raw,) = [
+        each["data"]["operator.yaml"]
+        for each in rendered.of_kind("ConfigMap")
+        if "operator.yaml" in each["data"]
+    ]
+    config = parse_operator_config(raw, "the chart's")
+    deployment = next(each for name, each in rendered.pod_specs() if name.endswith("-operator"))
+    port = deployment["containers"][0]["ports"][0]["containerPort"]
+    assert config.health_listen.endswith(f":{port}")
+    names = [each["metadata"]["name"] for each in rendered.of_kind("Deployment")]
+    assert config.gateway_name in names or len(names) == 1
 
 
 def test_a_gateway_has_time_to_drain_before_it_is_killed() -> None:

@@ -80,7 +80,7 @@ ACCESS: Final = (
         "who may pull KV from whom; whether ConfigMaps that a pod template names exist",
     ),
     Access(
-        _OPERATOR, _WATCHED, "", ("persistentvolumeclaims", "serviceaccounts"), _READ,
+        _OPERATOR, _WATCHED, "", ("persistentvolumeclaims", "serviceaccounts"), ("get",),
         "whether what a pod template names exists, and can be shared by several pods",
     ),
     Access(
@@ -96,7 +96,7 @@ ACCESS: Final = (
         "what happened to a pool or route, for kubectl describe",
     ),
     Access(
-        _OPERATOR, _OWN, "coordination.k8s.io", ("leases",), ("get", "create", "update", "patch"),
+        _OPERATOR, _OWN, "coordination.k8s.io", ("leases",), ("get", "create", "update"),
         "which replica leads",
     ),
     Access(

@@ -53,7 +53,7 @@ class ApiServer:
         self._arguments = dict(arguments or {})
         self._service_accounts = service_accounts
         self._authority = pki.Authority.new("prfaas test cluster")
-        self._probing = _trust(self._authority.pem)
+        self._probing = trust(self._authority.pem)
         self._make_files()
         self._place_on_free_ports()
 
@@ -127,7 +127,7 @@ class ApiServer:
             ClusterError: one of the two ended, or it took too long.
         """
         deadline = time.monotonic() + within_seconds
-        while (why := self._why_not_ready()) is not None:
+        while (why := why_not_ready(self.url, self._probing)) is not None:
             self.etcd.check()
             self.server.check()
             if time.monotonic() > deadline:
@@ -135,17 +135,6 @@ class ApiServer:
                     f"the API server wasn't ready after {within_seconds:.0f} s: {why}", self.server.log
                 )
             time.sleep(POLL_SECONDS)
-
-    def _why_not_ready(self) -> str | None:
-        try:
-            asked = urllib.request.Request(f"{self.url}/readyz")  # noqa: S310 -- its own https address
-            with urllib.request.urlopen(asked, context=self._probing, timeout=ASK_SECONDS):  # noqa: S310
-                return None
-        except urllib.error.HTTPError as error:
-            with error:
-                return f"/readyz says {error.code}"
-        except OSError as error:
-            return str(error)
 
     def _make_files(self) -> None:
         (self.folder / "etcd").mkdir(mode=0o700)
@@ -234,5 +223,19 @@ def _free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _trust(ca_pem: bytes) -> ssl.SSLContext:
+def trust(ca_pem: bytes) -> ssl.SSLContext:
+    """What `why_not_ready` needs to trust one authority and no other."""
     return ssl.create_default_context(cadata=ca_pem.decode())
+
+
+def why_not_ready(url: str, trusting: ssl.SSLContext) -> str | None:
+    """None when the API server there is ready, else the reason. Anybody may ask."""
+    try:
+        asked = urllib.request.Request(f"{url}/readyz")  # noqa: S310 -- always https
+        with urllib.request.urlopen(asked, context=trusting, timeout=ASK_SECONDS):  # noqa: S310
+            return None
+    except urllib.error.HTTPError as error:
+        with error:
+            return f"/readyz says {error.code}"
+    except OSError as error:
+        return str(error)

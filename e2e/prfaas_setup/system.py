@@ -60,6 +60,17 @@ IMAGE_NEEDS = (
     Need("the mmdebstrap command", "mmdebstrap", _command("mmdebstrap")),
     Need("the runc command", "runc", _command("runc")),
 )
+CLUSTER_NEEDS = (
+    *NETWORK_NEEDS,
+    Need("the mount command", "mount", _command("mount")),
+    Need("the containerd command", "containerd", _command("containerd")),
+    Need("the ctr command", "containerd", _command("ctr")),
+    Need("the runc command", "runc", _command("runc")),
+    Need("the CNI plugins", "containernetworking-plugins", Path("/usr/lib/cni/ptp").is_file),
+    Need("the nft command", "nftables", _command("nft")),
+    Need("the conntrack command", "conntrack", _command("conntrack")),
+    Need("the sysctl command", "procps", _command("sysctl")),
+)
 BENCH_NEEDS = (Need("the iperf3 command", "iperf3", _command("iperf3")),)
 
 

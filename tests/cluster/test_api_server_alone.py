@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
-from prfaas_cluster.apiserver import ApiServer
+from prfaas_cluster.apiserver import ApiServer, why_not_ready
 from prfaas_cluster.errors import ClusterError
 from tests.cluster_fixtures import client_of
 from tests.helpers import eventually
@@ -79,7 +79,7 @@ def test_data_and_address_survive_a_restart_and_a_crash(own_api_server: ApiServe
 
 def test_a_paused_server_is_silent_and_goes_on_later(own_api_server: ApiServer) -> None:
     own_api_server.pause()
-    assert own_api_server._why_not_ready() is not None
+    assert why_not_ready(own_api_server.url, own_api_server._probing) is not None
     own_api_server.resume()
     own_api_server.wait_until_ready()
 

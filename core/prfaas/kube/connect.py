@@ -57,7 +57,7 @@ def configuration_loader(
 
     async def load() -> Configuration:
         configuration = Configuration()
-        source = _source(kubeconfig, context)
+        source = await asyncio.to_thread(_source, kubeconfig, context)
         try:
             if source is None:
                 await asyncio.to_thread(load_incluster_config, configuration)

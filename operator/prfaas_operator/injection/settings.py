@@ -1,0 +1,90 @@
+"""What the injection needs to know of region and cluster, as the operator's configuration says it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from prfaas import __version__
+from prfaas.api.keys import PoolKind
+from prfaas.identity import pool_identity
+from prfaas_operator.injection.names import PEER_PORT
+
+
+def _address(text: str) -> str:
+    ipaddress.ip_address(text)
+    return text
+
+
+class Settings(BaseModel):
+    """The same for all pools of a region.
+
+    Attributes:
+        sidecar_image, connector_image: references, by digest where pods must not change by themselves.
+        version: of what is injected; part of a revision's hash only where `sidecar.upgrade` is Rolling.
+        gateways: identity patterns that may call the control port; None: every gateway of the region.
+        image_pull_secrets: names of Secrets, which have to exist in the pools' namespaces.
+        connector_as_image_volume: mount the carrier image instead of copying it, where cluster and container
+            runtime can do that.
+        prefill_addresses: where prefill pods of this region may live, for the decode sidecars' list: networks
+            with a port.
+        listen_address: `::` in clusters without IPv4, where engines need `--host ::` too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    region: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")]
+    trust_domain: Annotated[str, Field(pattern=r"^[a-z0-9._-]{1,255}$")]
+    sidecar_image: Annotated[str, Field(min_length=1, max_length=1024)]
+    connector_image: Annotated[str, Field(min_length=1, max_length=1024)]
+    version: Annotated[str, Field(min_length=1, max_length=63)] = __version__
+    gateways: tuple[str, ...] | None = None
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+    connector_as_image_volume: bool = False
+    prefill_addresses: tuple[str, ...] = (f"0.0.0.0/0:{PEER_PORT}", f"[::/0]:{PEER_PORT}")
+    listen_address: Annotated[str, AfterValidator(_address)] = "0.0.0.0"  # noqa: S104  (in a pod of its own)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def gateway_patterns(self) -> tuple[str, ...]:
+        """Identity patterns of the gateways that may call a sidecar."""
+        if self.gateways is not None:
+            return self.gateways
+        return (f"spiffe://{self.trust_domain}/region/{self.region}/ns/*/gateway/*",)
+
+    def identity_of(self, kind: PoolKind, namespace: str, name: str) -> str:
+        """Identity of a pool of this region."""
+        return pool_identity(
+            trust_domain=self.trust_domain, region=self.region, namespace=namespace, kind=kind, name=name
+        )
+
+
+_OPTIONAL = frozenset(Settings.model_fields) - {
+    "region",
+    "trust_domain",
+    "sidecar_image",
+    "connector_image",
+    "version",
+    "log_level",
+}
+
+
+def settings_of(configuration: Mapping[str, Any]) -> Settings:
+    """The part of the operator's configuration file (docs/control-plane.md) that concerns the injection.
+
+    Raises:
+        pydantic.ValidationError: a field is missing or wrong.
+    """
+    images = configuration.get("images")
+    images = images if isinstance(images, Mapping) else {}
+    fields = {
+        "region": configuration.get("region"),
+        "trust_domain": configuration.get("trust_domain"),
+        "sidecar_image": images.get("sidecar"),
+        "connector_image": images.get("connector"),
+    }
+    optional = {name: configuration[name] for name in _OPTIONAL if configuration.get(name) is not None}
+    return Settings.model_validate(fields | optional)

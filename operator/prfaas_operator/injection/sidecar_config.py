@@ -1,0 +1,77 @@
+"""The sidecar's inputs: its configuration, fixed for the revision, and its peers, which change in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from prfaas.api.keys import PREFILL_POOL
+from prfaas.api.v1alpha1 import Pool, quantity_bytes
+from prfaas_operator.injection import names
+from prfaas_operator.injection.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DialRule:
+    """Whom a decode pool's sidecars may pull from: an identity pattern, and `host:port` patterns."""
+
+    identity: str
+    addresses: tuple[str, ...]
+
+
+def sidecar_config(pool: Pool, settings: Settings, drain_token: str | None) -> str:
+    """YAML for `PRFAAS_SIDECAR_CONFIG`.
+
+    Args:
+        drain_token: who knows it may drain the pod; None: nobody outside it.
+    """
+    config: dict[str, Any] = {
+        "engine": {
+            "socket": names.SOCKET_PATH,
+            # The socket's folder is mounted by the engine and the sidecar alone: that is the boundary, not
+            # the file's mode. The engine runs as root, as its image's user, or as the number that OpenShift
+            # gives it. A group for both would need fsGroup, which changes the owner of files in the user's
+            # volumes.
+            "socket_mode": 0o666,
+            "url": f"http://127.0.0.1:{pool.spec.engine.port}",
+        },
+        "arena_bytes": quantity_bytes(pool.spec.kv.arena),
+        "arena_charged_to": "engine" if pool.kind == PREFILL_POOL else "sidecar",
+        "listen": {
+            "peer": _listener(settings, names.PEER_PORT),
+            "control": _listener(settings, names.CONTROL_PORT),
+            "health": _listener(settings, names.HEALTH_PORT),
+        },
+        "tls": {
+            "certificate": f"{names.TLS_PATH}/tls.crt",
+            "key": f"{names.TLS_PATH}/tls.key",
+            "ca": f"{names.TLS_PATH}/ca.crt",
+        },
+        "peers_file": f"{names.PEERS_PATH}/{names.PEERS_KEY}",
+        "link": {"streams": pool.spec.transport.streams},
+        "drain_seconds": names.SIDECAR_DRAIN_SECONDS,
+        "log_level": settings.log_level,
+    }
+    if drain_token is not None:
+        config["drain_token"] = drain_token
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def peers_yaml(accept: Iterable[str], dial: Iterable[DialRule], gateways: Iterable[str]) -> str:
+    """The text of `peers.yaml`; the same for the same sets, in whatever order they come."""
+    content = {
+        "accept": sorted(set(accept)),
+        "dial": [
+            {"identity": rule.identity, "addresses": list(rule.addresses)} for rule in sorted(set(dial))
+        ],
+        "gateways": sorted(set(gateways)),
+    }
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _listener(settings: Settings, port: int) -> str:
+    host = settings.listen_address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

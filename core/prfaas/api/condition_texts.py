@@ -8,6 +8,7 @@ from prfaas.api.conditions import ConditionType, Reason
 
 _ACCEPTED = {
     Reason.ACCEPTED: ("True", "Nothing stands against it."),
+    Reason.INVALID_SPEC: ("False", "This version cannot read the stored spec; the message names the field."),
     Reason.ENGINE_NOT_SUPPORTED: ("False", "`engine.type` is an engine that is not served yet."),
     Reason.NOT_IMPLEMENTED: (
         "False",
@@ -30,7 +31,6 @@ _ACCEPTED = {
         "False",
         "A memory limit cannot hold the arena: raise it or lower `kv.arena`.",
     ),
-    Reason.VOLUME_NOT_SHAREABLE: ("False", "Several instances would share a volume that only one can mount."),
     Reason.TEMPLATE_REJECTED: (
         "False",
         "The API server refuses the pods' template; the message names the field.",
@@ -53,6 +53,7 @@ _RESOLVED_REFS = {
         "The template needs a PersistentVolumeClaim that does not exist.",
     ),
     Reason.SERVICE_ACCOUNT_NOT_FOUND: ("False", "The template names a ServiceAccount that does not exist."),
+    Reason.VOLUME_NOT_SHAREABLE: ("False", "Several instances would share a volume that only one can mount."),
     Reason.DECODE_POOL_NOT_FOUND: ("False", "`decodePoolRef` names no DecodePool."),
     Reason.PREFILL_POOL_NOT_FOUND: ("False", "One of `prefillPoolRefs` names no PrefillPool."),
 }

@@ -48,13 +48,13 @@ class Reason(StrEnum):
 
     # Accepted
     ACCEPTED = "Accepted"
+    INVALID_SPEC = "InvalidSpec"
     ENGINE_NOT_SUPPORTED = "EngineNotSupported"
     NOT_IMPLEMENTED = "NotImplemented"
     ENGINE_CONTAINER_MISSING = "EngineContainerMissing"
     FIELD_CONFLICT = "FieldConflict"
     GRACE_PERIOD_TOO_SHORT = "GracePeriodTooShort"
     MEMORY_LIMIT_TOO_SMALL = "MemoryLimitTooSmall"
-    VOLUME_NOT_SHAREABLE = "VolumeNotShareable"
     TEMPLATE_REJECTED = "TemplateRejected"
     CHILD_NOT_OWNED = "ChildNotOwned"
     MODEL_MISMATCH = "ModelMismatch"
@@ -68,6 +68,7 @@ class Reason(StrEnum):
     CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
     VOLUME_CLAIM_NOT_FOUND = "VolumeClaimNotFound"
     SERVICE_ACCOUNT_NOT_FOUND = "ServiceAccountNotFound"
+    VOLUME_NOT_SHAREABLE = "VolumeNotShareable"
     DECODE_POOL_NOT_FOUND = "DecodePoolNotFound"
     PREFILL_POOL_NOT_FOUND = "PrefillPoolNotFound"
 

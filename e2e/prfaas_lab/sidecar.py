@@ -34,7 +34,6 @@ class Sidecar:
         self.socket = Path(f"/tmp/prfaas-{os.getpid()}-{secrets.token_hex(4)}.sock")  # noqa: S108 - socket paths are short
         files = authority.leaf(identity).write(folder, name)
         config: dict[str, Any] = {
-            "engine": {"socket": str(self.socket)},
             "arena_bytes": "512MiB",
             "listen": {"peer": "127.0.0.1:0", "control": "127.0.0.1:0", "health": "127.0.0.1:0"},
             "tls": {"certificate": str(files.certificate), "key": str(files.key), "ca": str(files.ca)},
@@ -42,6 +41,7 @@ class Sidecar:
             "link": {"connect_seconds": 2, "resume_seconds": 2},
             "drain_seconds": 5,
             **settings,
+            "engine": {"socket": str(self.socket), **settings.get("engine", {})},
         }
         self._config = folder / f"{name}.yaml"
         self._config.write_text(yaml.safe_dump(config))

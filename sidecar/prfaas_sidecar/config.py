@@ -25,6 +25,7 @@ from prfaas_sidecar.identity import Identity, IdentityError, Pattern, parse
 
 _SIZE = re.compile(r"(\d+)\s*(KiB|MiB|GiB|TiB)")
 _FACTOR = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_MODE = re.compile(r"0?o?([0-7]{3})")
 _ADDRESS = re.compile(r"(?:\[(?P<bracketed>[^\]]+)\]|(?P<plain>[^:\[\]]+)):(?P<port>\d{1,5}|\*)")
 
 
@@ -47,6 +48,13 @@ def split_address(text: str) -> tuple[str, str]:
 def _size(value: object) -> object:
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         return int(match[1]) * _FACTOR[match[2]]
+    return value
+
+
+def _mode(value: object) -> object:
+    # YAML 1.1 reads 0660 as a number and 0o660 as a text.
+    if isinstance(value, str) and (match := _MODE.fullmatch(value)):
+        return int(match[1], 8)
     return value
 
 
@@ -88,7 +96,9 @@ class EngineSection(_Section):
 
     socket: Path
     """Unix socket that the connector opens; made by the sidecar."""
-    socket_mode: Annotated[int, Field(ge=0, le=0o777)] = 0o660
+    socket_mode: Annotated[int, BeforeValidator(_mode), Field(ge=0, le=0o777)] = 0o660
+    """Its file mode. Where engine and sidecar are different users without a common group: ``0o666``; nobody
+    but the two sees the folder."""
     url: Annotated[str, Field(pattern=r"^http://[^/\s]+$")] | None = None
     """Base URL of the engine's OpenAI API, for prefill legs and drains; without it the sidecar serves no
     legs, and a drain does not know what the engine still does."""

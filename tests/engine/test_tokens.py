@@ -47,10 +47,8 @@ def test_smollm2(smollm2: Pair, scenario: Scenario) -> None:
 def test_a_sidecar_tells_of_its_engine(smollm2: Pair, side: str, role: str) -> None:
     """The facts are the engine's own, and its tokenizer's files come through unchanged."""
     sidecar: Sidecar = getattr(smollm2, side)
-    shown = eventually(
-        lambda: found if (found := sidecar.status())["block_tokens"] else None,
-        what="the engine told of itself",
-    )
+    eventually(lambda: sidecar.status()["block_tokens"], what="the engine told of itself")
+    shown = sidecar.status()
     folder = prfaas_setup.model_path("smollm2-135m")
     assert (shown["engine_connected"], shown["role"], shown["max_model_tokens"]) == (True, role, 4096)
     assert shown["served_models"] == [str(folder)]

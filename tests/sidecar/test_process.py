@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from prfaas_demo.certificates import Authority, ca
+from prfaas_sidecar.config import parse_text
 from tests.helpers import eventually_async
 from tests.sidecar.fake_engine import Refusal, everything, lanes_of
 from tests.sidecar.harness import CONSUMER, PRODUCER, Pair, sidecar, transfer_id
@@ -76,6 +77,8 @@ def test_help_shows_a_configuration_that_works(tmp_path: Path, authority: Author
             ["no such file: /nowhere"],
         ),
         ({"listen": {"peer": "localhost"}}, ["listen.peer: ", "is not host:port"]),
+        ({"engine": {"socket": "/s", "socket_mode": "0o888"}}, ["engine.socket_mode: "]),
+        ({"engine": {"socket": "/s", "socket_mode": "u+w"}}, ["engine.socket_mode: "]),
         ({"link": {"streams": 0}}, ["link.streams: "]),
         ({"link": {"silence_seconds": 1}}, ["link.silence_seconds must be at least twice"]),
     ],
@@ -143,6 +146,16 @@ def test_there_is_one_configuration(tmp_path: Path) -> None:
         answer = run(*arguments)
         assert answer.returncode == 2
         assert "one of --config and --config-env" in answer.stderr
+
+
+@pytest.mark.parametrize("written", ["0o666", "'0o666'", "0666", "'0666'", "'666'", "438"])
+def test_a_mode_is_octal_however_yaml_reads_it(written: str) -> None:
+    text = f"""
+        engine: {{socket: /s, socket_mode: {written}}}
+        arena_bytes: 1MiB
+        tls: {{certificate: /c, key: /k, ca: /a}}
+    """
+    assert parse_text(text, "test").engine.socket_mode == 0o666
 
 
 def test_a_certificate_that_names_no_pool_is_refused(tmp_path: Path, authority: Authority) -> None:

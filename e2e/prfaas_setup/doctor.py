@@ -19,6 +19,7 @@ def report() -> Iterator[str]:
     groups = {
         "engine": system.ENGINE_NEEDS,
         "network": system.NETWORK_NEEDS,
+        "clusters": system.CLUSTER_NEEDS,
         "bench": system.BENCH_NEEDS,
         "downloads": (system.CERTIFICATES,),
     }

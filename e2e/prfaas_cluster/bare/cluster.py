@@ -22,7 +22,6 @@ from prfaas_cluster.bare.layout import (
     Layout,
     Node,
     check_name,
-    cluster_folder,
     clusters_folder,
     free_number,
 )
@@ -34,7 +33,7 @@ from prfaas_cluster.process import last_line
 from prfaas_cluster.record import Record, all_records, read_record, write_record
 from prfaas_setup import system
 from prfaas_setup.locking import only_one
-from prfaas_setup.progress import say, step
+from prfaas_setup.progress import step
 
 PROVIDER = "bare"
 UP_SECONDS = 600.0
@@ -176,7 +175,7 @@ def wait_until_ready(record: Record, within_seconds: float = READY_SECONDS) -> N
     wanted |= {f"fake-{number}" for number in range(1, record.fake_node_count + 1)}
 
     def why() -> str | None:
-        missing = wanted - _ready_nodes(kubectl.get("nodes")["items"])
+        missing = wanted - ready_nodes(kubectl.get("nodes")["items"])
         if missing:
             return f"not Ready: {', '.join(sorted(missing))}"
         # Pods are refused until the controller manager has made it.
@@ -309,7 +308,7 @@ def _ctr(node: Node) -> list[str]:
     return ["ctr", f"--address={node.runtime_socket}", "--namespace=k8s.io"]
 
 
-def _ready_nodes(nodes: Sequence[Any]) -> set[str]:
+def ready_nodes(nodes: Sequence[Any]) -> set[str]:
     return {
         node["metadata"]["name"]
         for node in nodes
@@ -343,11 +342,3 @@ def _remove_folder(folder: Path) -> None:
 
 def _split(parts: list[Part], count: int) -> tuple[list[Part], list[Part]]:
     return parts[:count], parts[count:]
-
-
-def folder_of(record: Record) -> Path:
-    return cluster_folder(record.name)
-
-
-def tell_use(record: Record) -> None:
-    say(f'cluster {record.name} is ready: eval "$(prfaas cluster env --name {record.name})"')

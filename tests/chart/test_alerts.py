@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import promql_parser
@@ -12,6 +13,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from prfaas_gateway.metrics import Metrics as GatewayMetrics
+from prfaas_operator.runtime import app as operator_app
+from prfaas_operator.runtime.metrics import Metrics as OperatorMetrics
 from prfaas_sidecar.metrics import Metrics as SidecarMetrics
 from tests.chart.rendering import CHART, CHECKOUT, MONITORING, render
 
@@ -31,15 +34,23 @@ def defined() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for registry in registries():
         for collector, names in registry._collector_to_names.items():
-            labels = set(getattr(collector, "_labelnames", ()))
-            for name in names:
+            labels = set(getattr(collector, "_labelnames", ()) or getattr(collector, "_labels", ()))
+            for name in names or [getattr(collector, "_name", "")]:
                 found[name] = labels | ({"le"} if name.endswith("_bucket") else set())
     return found
 
 
 def registries() -> Iterator[CollectorRegistry]:
     yield GatewayMetrics().registry
+    yield operator_registry()
     yield SidecarMetrics().registry
+
+
+def operator_registry() -> CollectorRegistry:
+    """With the gauges that the operator registers when it starts."""
+    about: Any = SimpleNamespace(metrics=OperatorMetrics(), _watch_ages=tuple, _pools_by_condition=tuple)
+    operator_app.Operator._register_gauges(about)
+    return about.metrics.registry
 
 
 def selectors(node: Any) -> Iterator[Any]:

@@ -92,6 +92,7 @@ class Drain:
             _log.info("draining before the engine ends", extra=fields(seconds=seconds))
         self._calls += 1
         try:
+            # Done without having said so only when it failed.
             if self._watching is None or self._watching.done():
                 self._quiet.clear()
                 self._watching = self._tasks.spawn(self._watch(), "drain", essential=False)
@@ -122,8 +123,10 @@ class Drain:
                     quiet_since, self._waits_for = now, f"it has been quiet for less than {QUIET_SECONDS:g} s"
                 elif now - quiet_since >= QUIET_SECONDS:
                     self._quiet.set()
-                    return
+                    break
                 await asyncio.sleep(POLL_SECONDS)
+            # Before closing the session: a call that comes meanwhile starts a watch of its own.
+            self._watching = None
 
 
 async def _ask(session: aiohttp.ClientSession, url: str) -> EngineLoad | None:

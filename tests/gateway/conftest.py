@@ -16,20 +16,22 @@ from tests.gateway.world import World, running
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[list[dict[str, Any]]]:
     """What the gateway logs, in a list: pytest's own handlers write files, which an event loop must not."""
-    logger, records = logging.getLogger("prfaas_gateway"), []
+    loggers, records = [logging.getLogger(name) for name in ("prfaas_gateway", "prfaas.kube")], []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             records.append(vars(record) | {"message": record.getMessage()})
 
-    handler, propagated, level = Keep(), logger.propagate, logger.level
-    logger.addHandler(handler)
-    logger.propagate = False
-    logger.setLevel(logging.INFO)
+    handler, before = Keep(), [(logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
     yield records
-    logger.removeHandler(handler)
-    logger.propagate = propagated
-    logger.setLevel(level)
+    for logger, (propagated, level) in zip(loggers, before, strict=True):
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+        logger.setLevel(level)
 
 
 @pytest_asyncio.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,10 +49,21 @@ class FakeSidecar:
     default_transfer: dict[str, Any] | None = None
     refuse_control: bool = False
     url: str = ""
+    report: dict[str, Any] | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+    files_given: asyncio.Event | None = None
+    """Set when files may be given; None means at once."""
 
     @asynccontextmanager
     async def run(
-        self, authority: Authority, folder: Path, uri: str | list[str] | None = None, **validity: Any
+        self,
+        authority: Authority,
+        folder: Path,
+        uri: str | list[str] | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        **validity: Any,
     ) -> AsyncIterator[FakeSidecar]:
         """Serve with a certificate for ``uri``, by default the sidecar's own identity."""
         name = self.identity.rsplit("/", 1)[-1]
@@ -62,9 +74,11 @@ class FakeSidecar:
         app.router.add_post("/v1/prefill", self._prefill)
         app.router.add_post("/v1/transfers/{id}/{verb}", self._verb)
         app.router.add_get("/v1/transfers/{id}", self._transfer)
+        app.router.add_get("/v1/engine", self._engine)
+        app.router.add_get("/v1/model-files/{name}", self._model_file)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        await web.TCPSite(runner, host, port, ssl_context=context).start()
         self.url = "https://{}:{}".format(*runner.addresses[0][:2])
         try:
             yield self
@@ -136,6 +150,20 @@ class FakeSidecar:
             error = {"code": "UnknownTransfer", "message": "scripted", "retryable": False}
             return web.json_response({"error": error}, status=404)
         return web.json_response({"transfer_id": transfer_id, **known})
+
+    async def _engine(self, _: web.Request) -> web.Response:
+        if self.report is None:
+            return web.Response(status=404)
+        listed = [
+            {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in self.files.items()
+        ]
+        return web.json_response({"version": 1, "model_files": listed, **self.report})
+
+    async def _model_file(self, request: web.Request) -> web.Response:
+        if self.files_given is not None:
+            await self.files_given.wait()
+        return web.Response(body=self.files[request.match_info["name"]])
 
 
 def transfer_id_of(leg: Asked) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,11 +94,9 @@ class TokenizerCache:
             temporary = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._folder, prefix=".part-"))
             try:
                 for file in files:
-                    sink = await asyncio.to_thread((temporary / file.name).open, "wb")
-                    try:
-                        await control.model_file(source, file, sink.write, FILE_SECONDS)
-                    finally:
-                        await asyncio.to_thread(sink.close)
+                    sink = _appender(temporary / file.name)
+                    await asyncio.to_thread(sink, b"")
+                    await control.model_file(source, file, sink, FILE_SECONDS)
                 await asyncio.to_thread(_move, temporary, folder)
             except ControlError as error:
                 last = error
@@ -112,6 +110,16 @@ class TokenizerCache:
                 await asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True)
         code = last.code if last is not None else "NoSource"
         raise TokenizerError(code, f"none of {len(sources)} pods gave the tokenizer files")
+
+
+def _appender(path: Path) -> Callable[[bytes], None]:
+    """Writes pieces without holding the file open between them, when this may be cancelled."""
+
+    def append(piece: bytes) -> None:
+        with path.open("ab") as stream:
+            stream.write(piece)
+
+    return append
 
 
 def _move(temporary: Path, folder: Path) -> None:

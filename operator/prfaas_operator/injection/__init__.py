@@ -7,10 +7,9 @@ from prfaas_operator.injection.references import TemplateReference, template_ref
 from prfaas_operator.injection.results import Injected, InjectionInfo, Refusal, Refusals
 from prfaas_operator.injection.revision import revision_hash
 from prfaas_operator.injection.settings import Settings, settings_of
-from prfaas_operator.injection.sidecar_config import DialRule, peers_yaml, sidecar_config
+from prfaas_operator.injection.sidecar_config import sidecar_config
 
 __all__ = [
-    "DialRule",
     "Injected",
     "InjectionInfo",
     "Refusal",
@@ -18,7 +17,6 @@ __all__ = [
     "Settings",
     "TemplateReference",
     "inject",
-    "peers_yaml",
     "revision_hash",
     "settings_of",
     "sidecar_config",

@@ -1,9 +1,7 @@
-"""The sidecar's inputs: its configuration, fixed for the revision, and its peers, which change in place."""
+"""The sidecar's configuration, which is fixed for the revision. Its peers are not: `planning.peers`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -12,14 +10,6 @@ from prfaas.api.keys import PREFILL_POOL
 from prfaas.api.v1alpha1 import Pool, quantity_bytes
 from prfaas_operator.injection import names
 from prfaas_operator.injection.settings import Settings
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class DialRule:
-    """Whom a decode pool's sidecars may pull from: an identity pattern, and `host:port` patterns."""
-
-    identity: str
-    addresses: tuple[str, ...]
 
 
 def sidecar_config(pool: Pool, settings: Settings, drain_token: str | None) -> str:
@@ -58,18 +48,6 @@ def sidecar_config(pool: Pool, settings: Settings, drain_token: str | None) -> s
     if drain_token is not None:
         config["drain_token"] = drain_token
     return yaml.safe_dump(config, sort_keys=False)
-
-
-def peers_yaml(accept: Iterable[str], dial: Iterable[DialRule], gateways: Iterable[str]) -> str:
-    """The text of `peers.yaml`; the same for the same sets, in whatever order they come."""
-    content = {
-        "accept": sorted(set(accept)),
-        "dial": [
-            {"identity": rule.identity, "addresses": list(rule.addresses)} for rule in sorted(set(dial))
-        ],
-        "gateways": sorted(set(gateways)),
-    }
-    return yaml.safe_dump(content, sort_keys=False)
 
 
 def _listener(settings: Settings, port: int) -> str:

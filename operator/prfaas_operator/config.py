@@ -1,0 +1,189 @@
+"""The operator's one configuration file, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prfaas_operator.injection.settings import Settings, settings_of
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?")
+
+
+class ConfigError(ValueError):
+    """The file cannot be used; the text has one line per problem, each with its field."""
+
+
+def _label(value: str) -> str:
+    if not _LABEL.fullmatch(value):
+        raise ValueError("must be a DNS label: lowercase letters, digits and -, at most 63 characters")
+    return value
+
+
+def _domain(value: str) -> str:
+    if not _DOMAIN.fullmatch(value):
+        raise ValueError("must be a DNS name such as example.org")
+    return value
+
+
+def _image(value: str) -> str:
+    if not _IMAGE.fullmatch(value):
+        raise ValueError("must be an image reference such as registry.example.org/prfaas/sidecar@sha256:…")
+    return value
+
+
+def _address(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535 or (":" in host and host[0] != "["):
+        raise ValueError("must be host:port, an IPv6 host in brackets")
+    return value
+
+
+DnsLabel = Annotated[str, AfterValidator(_label)]
+Domain = Annotated[str, AfterValidator(_domain)]
+Image = Annotated[str, AfterValidator(_image)]
+Address = Annotated[str, AfterValidator(_address)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Images(_Part):
+    """What pods of pools are given besides the user's own containers."""
+
+    sidecar: Image
+    connector: Image
+
+
+class LeaderElection(_Part):
+    """Times of the Lease. A holder stops writing `renew_deadline_seconds` after its last renewal, by the
+    monotonic clock, and another takes over `lease_seconds` after it.
+    """
+
+    identity: str | None = Field(default=None, min_length=1, max_length=128)
+    lease_seconds: int = Field(default=15, ge=1, le=600)
+    renew_deadline_seconds: float = Field(default=10.0, gt=0, le=600)
+    retry_seconds: float = Field(default=2.0, gt=0, le=60)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.retry_seconds < self.renew_deadline_seconds < self.lease_seconds:
+            raise ValueError("retry_seconds < renew_deadline_seconds < lease_seconds must hold")
+        return self
+
+
+class Queue(_Part):
+    """How passes are run."""
+
+    workers: int = Field(default=4, ge=1, le=64)
+    pass_seconds: Seconds = 60.0
+    first_retry_seconds: Seconds = 0.5
+    longest_retry_seconds: Seconds = 120.0
+    resync_seconds: Seconds = 900.0
+
+
+class Health(_Part):
+    """When `/readyz` turns red."""
+
+    silent_seconds: Seconds = 150.0
+    oldest_seconds: Seconds = 120.0
+    audit_seconds: Seconds = 30.0
+
+
+_GIVEN_ABOVE = frozenset({"region", "trust_domain", "sidecar_image", "connector_image", "image_pull_policy"})
+
+
+class OperatorConfig(_Part):
+    """All of it.
+
+    Attributes:
+        watch_namespaces: where pools are looked for; empty: everywhere.
+        own_namespace: where the Lease and the region's objects are; None: POD_NAMESPACE, or that of the pod.
+        health_listen: for `/healthz`, `/readyz` and `/metrics`.
+        gateway_name: the last part of the gateways' identity.
+        certificate_seconds: validity of what is issued.
+        gateways, image_pull_secrets, connector_as_image_volume, prefill_addresses, listen_address: as in
+            `prfaas_operator.injection.settings.Settings`.
+    """
+
+    region: DnsLabel
+    trust_domain: Domain
+    own_namespace: DnsLabel | None = None
+    watch_namespaces: tuple[DnsLabel, ...] = ()
+    images: Images
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    health_listen: Address = "0.0.0.0:8080"
+    kubeconfig: str | None = None
+    context: str | None = None
+    gateway_name: DnsLabel = "prfaas-gateway"
+    certificate_seconds: int = Field(default=30 * 86_400, ge=60)
+    leader_election: LeaderElection = LeaderElection()
+    queue: Queue = Queue()
+    health: Health = Health()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    gateways: tuple[str, ...] | None = None
+    image_pull_secrets: tuple[DnsLabel, ...] = ()
+    connector_as_image_volume: bool = False
+    prefill_addresses: tuple[str, ...] | None = None
+    listen_address: str | None = None
+
+    @model_validator(mode="after")
+    def _pods_can_be_made(self) -> Self:
+        try:
+            self.injection_settings()
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"{field}: {_reason(first)}") from error
+        return self
+
+    def injection_settings(self) -> Settings:
+        """What the injection is told."""
+        return settings_of(self.model_dump(mode="json"))
+
+
+def load(path: Path) -> OperatorConfig:
+    """Read and check the file.
+
+    Raises:
+        ConfigError: it cannot be used, with every field that is wrong.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> OperatorConfig:
+    """The configuration in a YAML text; `source` names it in errors."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{source}: must be a mapping with region, trust_domain and images")
+    try:
+        return OperatorConfig.model_validate(document)
+    except ValidationError as error:
+        lines = (
+            f"{source}: {'.'.join(str(part) for part in problem['loc']) or 'file'}: {_reason(problem)}"
+            for problem in error.errors(include_url=False)
+        )
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _reason(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "no such field"
+    if problem["type"] == "missing":
+        return "is needed"
+    return str(problem["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,176 @@
+"""The region's authority and the certificates that it signs. Keys exist in Secrets and in memory, and in no
+log.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+AUTHORITY_VALID = timedelta(days=3650)
+# Clocks of nodes may be that far behind.
+CLOCK_SKEW = timedelta(minutes=5)
+CERTIFICATE, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"
+
+
+class AuthorityUnusable(Exception):  # noqa: N818 - says what is the matter
+    """The Secret of the authority does not hold one; it is never replaced, so somebody has to look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What can be read from a certificate without its key."""
+
+    identity: str
+    not_before: datetime | None
+    not_after: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """The region's certificate authority."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of its certificate."""
+        return authority_id(self.pem)
+
+    def issue(self, identity: str, *, valid: timedelta, now: datetime) -> dict[str, str]:
+        """A new key and a certificate for both ends of TLS, as the data of a Secret (base64)."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(self.certificate.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - CLOCK_SKEW)
+            .not_valid_after(min(now + valid, self.certificate.not_valid_after_utc))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs=False), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .add_extension(
+                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), critical=True
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+            )
+            .sign(self.key, hashes.SHA256())
+        )
+        return {
+            CERTIFICATE: _base64(certificate.public_bytes(serialization.Encoding.PEM)),
+            KEY: _base64(_key_pem(key)),
+            AUTHORITY: _base64(self.pem),
+        }
+
+
+def new_authority(region: str, *, now: datetime) -> dict[str, str]:
+    """A self-signed authority that can sign leaves and nothing else, as the data of a Secret (base64)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"prfaas region {region}"[:64])])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + AUTHORITY_VALID)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    return {CERTIFICATE: _base64(pem), KEY: _base64(_key_pem(key)), AUTHORITY: _base64(pem)}
+
+
+def load_authority(data: Mapping[str, str], *, source: str) -> Authority:
+    """The authority in a Secret's data.
+
+    Raises:
+        AuthorityUnusable: there is none in it, or certificate and key do not fit.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(base64.b64decode(data[CERTIFICATE]))
+        key = serialization.load_pem_private_key(base64.b64decode(data[KEY]), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise AuthorityUnusable(f"{source}: {KEY} must be an elliptic-curve key")
+        if certificate.public_key() != key.public_key():
+            raise AuthorityUnusable(f"{source}: {CERTIFICATE} and {KEY} do not belong together")
+        if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            raise AuthorityUnusable(f"{source}: {CERTIFICATE} is not that of an authority (CA:TRUE)")
+    except (KeyError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        raise AuthorityUnusable(
+            f"{source}: must hold {CERTIFICATE} and {KEY} of an authority: {type(error).__name__} {error}"
+        ) from error
+    return Authority(certificate, key)
+
+
+def describe(certificate_pem: bytes) -> Described:
+    """What a certificate says; an empty identity when it is none, or has not just one URI."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return Described("", None, None)
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return Described(
+        uris[0] if len(uris) == 1 else "", certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    )
+
+
+def authority_id(pem: bytes) -> str:
+    """SHA-256 (hexadecimal) of an authority's certificate in DER, "" when it is none."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+    except ValueError:
+        return ""
+    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def now_utc() -> datetime:
+    return datetime.now(UTC)
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,241 @@
+"""Carries out a plan's actions, in their order, and stops at the first that fails.
+
+Before anything changes, the server runs all children dry: a template that it refuses changes nothing at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prfaas.api import keys
+from prfaas.kube import errors
+from prfaas.kube.api import KubeApi, Propagation
+from prfaas.kube.resources import (
+    BY_KIND,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    POD_DISRUPTION_BUDGETS,
+    PODS,
+    SECRETS,
+    Object,
+)
+from prfaas_operator.planning.actions import (
+    Action,
+    ApplyChild,
+    DeleteChild,
+    FailedAction,
+    IssueCertificate,
+    MarkPods,
+    ScaleChild,
+    ScalePool,
+)
+from prfaas_operator.planning.values import ChildKind, Manifest
+from prfaas_operator.runtime import facts
+from prfaas_operator.runtime.certificates import AUTHORITY, CERTIFICATE, Authority
+from prfaas_operator.runtime.facts import SecretValue, fact_of
+from prfaas_operator.runtime.store import Store
+
+logger = logging.getLogger(__name__)
+
+RESOURCES = {
+    ChildKind.DEPLOYMENT: DEPLOYMENTS,
+    ChildKind.SECRET: SECRETS,
+    ChildKind.CONFIG_MAP: CONFIG_MAPS,
+    ChildKind.BUDGET: POD_DISRUPTION_BUDGETS,
+}
+
+
+class Executor:
+    """Writes children, scales, marks and certificates.
+
+    What the server answers goes into the store at once, so that the next pass sees its own writes.
+
+    Args:
+        authority: gives the region's authority, None while there is none.
+        certificate_valid: life of what is issued.
+    """
+
+    def __init__(self, api: KubeApi, store: Store, *, certificate_valid: timedelta) -> None:
+        self._api = api
+        self._store = store
+        self._certificate_valid = certificate_valid
+        self.authority: Authority | None = None
+
+    async def run(self, namespace: str, actions: Sequence[Action]) -> FailedAction | None:
+        """Carry out the actions on objects of this namespace; the first failure, or None.
+
+        Raises:
+            WritingStopped: this operator does not lead any more; some actions may have been carried out.
+        """
+        owned: dict[int, str] = {}
+        for index, action in enumerate(actions):
+            if isinstance(action, ApplyChild):
+                try:
+                    owned[index] = await self._dry_run(namespace, action)
+                except errors.KubeError as error:
+                    return failed(action, error)
+        for index, action in enumerate(actions):
+            try:
+                await self._carry_out(namespace, action, owned.get(index, ""))
+            except errors.KubeError as error:
+                return failed(action, error)
+        return None
+
+    async def _dry_run(self, namespace: str, action: ApplyChild) -> str:
+        """Hash of the fields that the operator will own.
+
+        Raises:
+            AlreadyExists: an object is there that was not seen, so it is not known whose it is.
+        """
+        # The annotation is one of the fields that will be owned.
+        answer = await self._apply(namespace, action, "-", dry_run=True)
+        if action.resource_version is None and answer["metadata"].get("resourceVersion"):
+            raise errors.AlreadyExists(
+                f"{action.kind} {namespace}/{action.name} is there and is not known to belong to the pool; "
+                "delete or rename it",
+                status=409,
+            )
+        return facts.owned_fields(answer["metadata"].get("managedFields") or ())
+
+    async def _carry_out(self, namespace: str, action: Action, owned: str) -> None:
+        match action:
+            case ApplyChild():
+                self._learn(await self._apply(namespace, action, owned, dry_run=False))
+            case DeleteChild():
+                await self._delete(namespace, action)
+            case ScaleChild():
+                await self._api.scale(
+                    DEPLOYMENTS,
+                    namespace,
+                    action.name,
+                    action.replicas,
+                    field_manager=keys.MANAGER_SCALE,
+                    resource_version=action.resource_version,
+                )
+            case ScalePool():
+                await self._api.scale(
+                    BY_KIND[action.key.kind],
+                    action.key.namespace,
+                    action.key.name,
+                    action.replicas,
+                    field_manager=keys.MANAGER_SCALE,
+                    resource_version=action.resource_version,
+                )
+            case MarkPods():
+                await self._mark(namespace, action)
+            case IssueCertificate():
+                await self.issue(action)
+
+    async def _apply(self, namespace: str, action: ApplyChild, owned: str, *, dry_run: bool) -> Object:
+        metadata: dict[str, Any] = {**action.manifest["metadata"], "namespace": namespace}
+        metadata["annotations"] = {**metadata.get("annotations", {}), keys.ANNOTATION_OWNED_FIELDS: owned}
+        if action.resource_version is not None:
+            metadata["resourceVersion"] = action.resource_version
+        return await self._api.apply(
+            RESOURCES[action.kind],
+            {**action.manifest, "metadata": metadata},
+            field_manager=keys.MANAGER_CHILDREN,
+            # Only on an object that was seen to be the pool's own.
+            force=action.resource_version is not None,
+            dry_run=dry_run,
+        )
+
+    async def _delete(self, namespace: str, action: DeleteChild) -> None:
+        try:
+            await self._api.delete(
+                RESOURCES[action.kind],
+                namespace,
+                action.name,
+                propagation=Propagation.BACKGROUND,
+                uid=action.uid,
+                resource_version=action.resource_version,
+            )
+        except errors.NotFound:
+            logger.debug("%s %s/%s was gone already", action.kind, namespace, action.name)
+
+    async def _mark(self, namespace: str, action: MarkPods) -> None:
+        for mark in action.marks:
+            since = mark.drain_since
+            annotations = {
+                keys.ANNOTATION_DRAIN_SINCE: None if since is None else _rfc3339(since),
+                keys.ANNOTATION_DELETION_COST: None if since is None else keys.DRAINING_DELETION_COST,
+            }
+            body: Object = {"metadata": {"uid": mark.uid, "annotations": annotations}}
+            try:
+                answer = await self._api.patch(
+                    PODS, namespace, mark.name, body, field_manager=keys.MANAGER_CHILDREN
+                )
+            except (errors.NotFound, errors.Invalid, errors.Conflict) as error:
+                # Gone, or another pod of the same name: a uid cannot be changed.
+                logger.debug("pod %s/%s is not marked: %s", namespace, mark.name, error)
+                continue
+            self._store.pods.put(facts.pod(answer))
+
+    async def issue(self, action: IssueCertificate) -> None:
+        """Make a key and a certificate and put them into the Secret.
+
+        Raises:
+            KubeError: the Secret could not be written, or there is no authority yet.
+        """
+        if self.authority is None:
+            raise errors.ServerFailed("there is no authority yet to sign with", reason="AuthorityMissing")
+        manifest: Manifest = dict(action.manifest)
+        manifest["metadata"] = dict(manifest["metadata"])
+        if action.resource_version is not None:
+            manifest["metadata"]["resourceVersion"] = action.resource_version
+        manifest.setdefault("type", "kubernetes.io/tls")
+        manifest["data"] = self.authority.issue(
+            action.identity, valid=self._certificate_valid, now=datetime.now(UTC)
+        )
+        if action.resource_version is None:
+            # Creating, not applying: a Secret that somebody else made meanwhile is not overwritten.
+            answer = await self._api.create(SECRETS, manifest)
+        else:
+            answer = await self._api.apply(SECRETS, manifest, field_manager=keys.MANAGER_CHILDREN, force=True)
+        self._learn(answer)
+
+    def _learn(self, body: Object) -> None:
+        match body["kind"]:
+            case "Deployment":
+                self._store.deployments.put(facts.deployment(body))
+            case "ConfigMap":
+                self._store.config_maps.put(facts.config_map(body))
+            case "PodDisruptionBudget":
+                self._store.budgets.put(facts.budget(body))
+            case "Secret":
+                self._store.secrets.put(secret(body))
+            case other:
+                raise AssertionError(f"no collection for {other}")
+
+
+def secret(body: Object) -> facts.Fact[SecretValue]:
+    """What is kept of a Secret with a certificate; other data is not looked at."""
+    data = body.get("data") or {}
+    return fact_of(body, SecretValue(_decoded(data.get(CERTIFICATE)), _decoded(data.get(AUTHORITY))))
+
+
+def failed(action: Action, error: errors.KubeError) -> FailedAction:
+    """The failure as planning sees it."""
+    retryable = error.retryable or (isinstance(error, errors.Conflict) and _may_pass(error))
+    code = "Conflict" if type(error) is errors.Conflict else error.reason
+    return FailedAction(action=action, code=code, message=error.message, retryable=retryable)
+
+
+def _may_pass(error: errors.Conflict) -> bool:
+    """A version that has moved on is seen in the next pass; an object or a field of somebody else's stays."""
+    return not error.owned_by_others and not isinstance(error, errors.AlreadyExists)
+
+
+def _decoded(text: object) -> bytes:
+    try:
+        return base64.b64decode(text) if isinstance(text, str) else b""
+    except ValueError:
+        return b""
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,179 @@
+"""What is made once per region: the authority, the gateways' certificate, and what gateways are told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from prfaas.api import keys
+from prfaas.api.snapshot import Snapshot
+from prfaas.kube import errors
+from prfaas.kube.api import KubeApi
+from prfaas.kube.resources import CONFIG_MAPS, SECRETS, Object
+from prfaas_operator.planning import certificates as renewal
+from prfaas_operator.planning.actions import IssueCertificate
+from prfaas_operator.planning.values import RouteKey
+from prfaas_operator.runtime import certificates
+from prfaas_operator.runtime.certificates import Authority, AuthorityUnusable
+from prfaas_operator.runtime.executor import Executor, secret
+from prfaas_operator.runtime.observer import Observer
+from prfaas_operator.runtime.planner import Planner
+from prfaas_operator.runtime.queue import RetryLater
+from prfaas_operator.runtime.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetKey:
+    """The one key of its kind."""
+
+    def __str__(self) -> str:
+        return "fleet"
+
+
+FLEET = FleetKey()
+LABELS = {keys.LABEL_MANAGED_BY: keys.MANAGED_BY}
+
+
+class Fleet:
+    """Passes over the operator's own namespace.
+
+    Args:
+        authority_known: called when the region's authority was made or read for the first time.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        store: Store,
+        *,
+        planner: Planner,
+        observer: Observer,
+        executor: Executor,
+        namespace: str,
+        region: str,
+        authority_known: Callable[[], None],
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._planner = planner
+        self._observer = observer
+        self._executor = executor
+        self._namespace = namespace
+        self._region = region
+        self._authority_known = authority_known
+        self._policy: str | None = None
+
+    async def prepare(self) -> None:
+        """Read the authority, and make it when there is none; what the own namespace holds otherwise.
+
+        Raises:
+            KubeError: the API server could not be asked.
+            AuthorityUnusable: the Secret is there and holds none.
+        """
+        if self._executor.authority is None:
+            authority = await self._authority()
+            self._executor.authority = authority
+            self._observer.authority_id = authority.id
+            self._authority_known()
+        try:
+            known = await self._api.get(SECRETS, self._namespace, keys.GATEWAY_TLS_SECRET)
+            self._store.secrets.put(secret(known))
+        except errors.NotFound:
+            logger.debug("there is no certificate of the gateways yet")
+
+    async def pass_(self, resync_seconds: float) -> float:
+        """One pass; when to look again.
+
+        Raises:
+            RetryLater: the authority cannot be used.
+        """
+        now = datetime.now(UTC)
+        try:
+            await self.prepare()
+        except AuthorityUnusable as error:
+            raise RetryLater(str(error), 30.0) from error
+        due_seconds = await self._certify(now)
+        await self._tell_gateways(now)
+        return min(resync_seconds, due_seconds)
+
+    async def _authority(self) -> Authority:
+        source = f"Secret {self._namespace}/{keys.CA_SECRET}"
+        try:
+            body = await self._api.get(SECRETS, self._namespace, keys.CA_SECRET)
+        except errors.NotFound:
+            body = await self._make_authority()
+        return certificates.load_authority(body.get("data") or {}, source=source)
+
+    async def _make_authority(self) -> Object:
+        body: Object = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"namespace": self._namespace, "name": keys.CA_SECRET, "labels": LABELS},
+            "type": "kubernetes.io/tls",
+            "data": certificates.new_authority(self._region, now=datetime.now(UTC)),
+        }
+        try:
+            made = await self._api.create(SECRETS, body)
+        except errors.AlreadyExists:
+            return await self._api.get(SECRETS, self._namespace, keys.CA_SECRET)
+        logger.info("the region's authority was made: Secret %s/%s", self._namespace, keys.CA_SECRET)
+        return made
+
+    async def _certify(self, now: datetime) -> float:
+        """Issue the gateways' certificate when it is due; seconds until it is due again."""
+        identity = self._planner.gateway_identity()
+        name = keys.GATEWAY_TLS_SECRET
+        observed = self._observer.certificate(self._namespace, name, None)
+        why = renewal.why_due(observed, identity=identity, authority_id=self._observer.authority_id, now=now)
+        if why is not None:
+            manifest: Object = {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"namespace": self._namespace, "name": name, "labels": LABELS},
+                "type": "kubernetes.io/tls",
+            }
+            version = None if observed is None else observed.resource_version
+            await self._executor.issue(IssueCertificate(manifest, identity, version, why))
+            logger.info("certificate of the gateways issued: %s", why)
+            observed = self._observer.certificate(self._namespace, name, None)
+        return renewal.seconds_until_due(observed, now) or 60.0
+
+    async def _tell_gateways(self, now: datetime) -> None:
+        """Write the snapshot when it differs from what is stored."""
+        pools = tuple(
+            pool
+            for key in sorted(self._store.pool_keys())
+            if (pool := self._observer.pool_alone(key)) is not None
+        )
+        routes = tuple(
+            route
+            for fact in sorted(self._store.routes, key=lambda fact: (fact.namespace, fact.name))
+            if (route := self._observer.route(RouteKey(fact.namespace, fact.name))) is not None
+        )
+        snapshot = self._planner.snapshot(pools, routes, now)
+        if self._policy is None:
+            self._policy = await self._stored_policy()
+        if self._policy == snapshot.revision:
+            return
+        body: Object = {
+            "metadata": {
+                "namespace": self._namespace,
+                "name": keys.GATEWAY_POLICY_CONFIG_MAP,
+                "labels": LABELS,
+            },
+            "data": {keys.GATEWAY_POLICY_KEY: snapshot.to_json()},
+        }
+        await self._api.apply(CONFIG_MAPS, body, field_manager=keys.MANAGER_CHILDREN, force=True)
+        self._policy = snapshot.revision
+        logger.info("gateways are told: snapshot %s, %d models", snapshot.revision[:12], len(snapshot.models))
+
+    async def _stored_policy(self) -> str:
+        try:
+            body = await self._api.get(CONFIG_MAPS, self._namespace, keys.GATEWAY_POLICY_CONFIG_MAP)
+            return Snapshot.from_json(body["data"][keys.GATEWAY_POLICY_KEY]).computed_revision()
+        except (errors.NotFound, KeyError, TypeError, ValueError):
+            return ""

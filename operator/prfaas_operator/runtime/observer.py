@@ -1,0 +1,237 @@
+"""From what the store holds to the values that planning decides on."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from prfaas.api import keys
+from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus
+from prfaas_operator.planning.values import (
+    FoundReference,
+    ObservedCertificate,
+    ObservedChild,
+    ObservedPod,
+    ObservedPool,
+    ObservedRoute,
+    PoolKey,
+    RoutedPool,
+    RouteKey,
+    SpecProblem,
+    UserBudget,
+)
+from prfaas_operator.runtime import certificates
+from prfaas_operator.runtime.engine_reports import EngineReports
+from prfaas_operator.runtime.facts import CustomValue, Fact, PodValue
+from prfaas_operator.runtime.planner import Planner
+from prfaas_operator.runtime.references import References
+from prfaas_operator.runtime.store import Store
+
+M = TypeVar("M", bound=BaseModel)
+PARSED = 512
+DEFAULT_CONTAINER = "engine"
+
+
+class Observer:
+    """Builds observed values.
+
+    Attributes:
+        authority_id: of the region's authority, "" while there is none.
+    """
+
+    def __init__(
+        self, store: Store, planner: Planner, references: References, reports: EngineReports
+    ) -> None:
+        self._store = store
+        self._planner = planner
+        self._references = references
+        self._reports = reports
+        self._parsed: OrderedDict[tuple[str, int], tuple[Any, tuple[SpecProblem, ...]]] = OrderedDict()
+        self.authority_id = ""
+
+    # --- pools
+
+    async def pool(self, key: PoolKey) -> ObservedPool | None:
+        """The pool with all that belongs to it, None when it is gone.
+
+        Raises:
+            KubeError: what it names could not be looked up.
+        """
+        observed = self.pool_alone(key)
+        if observed is None:
+            return None
+        found: tuple[FoundReference, ...] = ()
+        if observed.spec is not None and not observed.deleted:
+            found = await self._references.find(key.namespace, self._planner.references(observed))
+        partners = tuple(
+            self._planner.partner(partner)
+            for other in self.partners(key)
+            if (partner := self.pool_alone(other)) is not None
+        )
+        return replace(observed, found=found, partners=partners)
+
+    def pool_alone(self, key: PoolKey) -> ObservedPool | None:
+        """The pool without what has to be asked for and without its partners."""
+        fact = self._store.custom(key.kind).get(key.namespace, key.name)
+        if fact is None:
+            return None
+        spec, problems = self._spec(PoolSpec, fact)
+        engine = spec.engine.container if isinstance(spec, PoolSpec) else DEFAULT_CONTAINER
+        pods = self._store.pods.of_pool(key)
+        return ObservedPool(
+            key=key,
+            uid=fact.uid,
+            generation=fact.value.generation,
+            resource_version=fact.resource_version,
+            created_at=fact.value.created_at,
+            deleted=fact.value.deleted,
+            annotations=fact.value.annotations,
+            spec=spec,
+            problems=problems,
+            status=_status(PoolStatus, fact),
+            replicas_managers=fact.value.replicas_managers,
+            autoscalers=tuple(self._autoscalers(key)),
+            deployments=tuple(
+                replace(each.value, ours=each.owner_uid == fact.uid)
+                for each in self._store.deployments.of_pool(key)
+            ),
+            pods=tuple(_pod(each.value, engine) for each in pods),
+            peers=self._peers(key, fact.uid),
+            budget=self._budget(key, fact.uid),
+            user_budgets=tuple(self._user_budgets(key.namespace)),
+            certificate=self._certificate(key, fact.uid),
+            authority_id=self.authority_id,
+            reports=self._reports.of_pods(pods),
+        )
+
+    def _autoscalers(self, key: PoolKey) -> Iterator[str]:
+        for each in self._store.autoscalers.of_no_pool(key.namespace):
+            if each.value.target_kind == key.kind and each.value.target_name == key.name:
+                yield each.name
+
+    def _peers(self, key: PoolKey, uid: str) -> ObservedChild | None:
+        fact = self._store.config_maps.get(key.namespace, keys.peers_config_map(key.kind, key.name))
+        return None if fact is None else replace(fact.value, ours=fact.owner_uid == uid)
+
+    def _budget(self, key: PoolKey, uid: str) -> ObservedChild | None:
+        fact = self._store.budgets.get(key.namespace, keys.disruption_budget(key.kind, key.name))
+        return None if fact is None else replace(fact.value.child, ours=fact.owner_uid == uid)
+
+    def _user_budgets(self, namespace: str) -> Iterator[UserBudget]:
+        for each in self._store.budgets.of_no_pool(namespace):
+            yield UserBudget(each.name, each.value.selector)
+
+    def _certificate(self, key: PoolKey, uid: str) -> ObservedCertificate | None:
+        return self.certificate(key.namespace, keys.tls_secret(key.kind, key.name), uid)
+
+    def certificate(self, namespace: str, name: str, owner_uid: str | None) -> ObservedCertificate | None:
+        """The certificate in a Secret. `owner_uid` None: the operator's own, which nobody owns."""
+        fact = self._store.secrets.get(namespace, name)
+        if fact is None:
+            return None
+        described = certificates.describe(fact.value.certificate)
+        return ObservedCertificate(
+            name=fact.name,
+            uid=fact.uid,
+            resource_version=fact.resource_version,
+            ours=owner_uid is None or fact.owner_uid == owner_uid,
+            identity=described.identity,
+            not_before=described.not_before,
+            not_after=described.not_after,
+            authority_id=certificates.authority_id(fact.value.authority),
+        )
+
+    # --- routes
+
+    def route(self, key: RouteKey) -> ObservedRoute | None:
+        """The route with the pools that it names, None when it is gone."""
+        fact = self._store.routes.get(key.namespace, key.name)
+        if fact is None:
+            return None
+        spec, problems = self._spec(PrefillRouteSpec, fact)
+        pools: dict[PoolKey, RoutedPool] = {}
+        for pool in fact.value.names:
+            observed = self.pool_alone(pool)
+            if observed is not None:
+                pools[pool] = self._planner.routed(observed)
+        return ObservedRoute(
+            key=key,
+            uid=fact.uid,
+            generation=fact.value.generation,
+            resource_version=fact.resource_version,
+            created_at=fact.value.created_at,
+            deleted=fact.value.deleted,
+            annotations=fact.value.annotations,
+            spec=spec,
+            problems=problems,
+            status=_status(PrefillRouteStatus, fact),
+            pools=pools,
+            decode_pool_taken_by=self._taken_by(fact),
+        )
+
+    def partners(self, pool: PoolKey) -> tuple[PoolKey, ...]:
+        """Pools at the other ends of its routes."""
+        others = {
+            other
+            for route in self._store.routes_of(pool)
+            for other in route.value.names
+            if other.kind != pool.kind
+        }
+        return tuple(sorted(others))
+
+    def _taken_by(self, fact: Fact[CustomValue]) -> RouteKey | None:
+        """An older route for the same decode pool."""
+        if not fact.value.names:
+            return None
+        decode = fact.value.names[0]
+        older = (
+            (each.value.created_at, each.name)
+            for each in self._store.routes_of(decode)
+            if not each.value.deleted
+            and (each.value.created_at, each.name) < (fact.value.created_at, fact.name)
+        )
+        first = min(older, default=None)
+        return None if first is None else RouteKey(fact.namespace, first[1])
+
+    def _spec(self, model: type[M], fact: Fact[CustomValue]) -> tuple[M | None, tuple[SpecProblem, ...]]:
+        place = (fact.uid, fact.value.generation)
+        known = self._parsed.get(place)
+        if known is None:
+            known = self._parsed[place] = parse_spec(model, fact.value.spec)
+            if len(self._parsed) > PARSED:
+                self._parsed.popitem(last=False)
+        return known
+
+
+def parse_spec(model: type[M], text: bytes) -> tuple[M | None, tuple[SpecProblem, ...]]:
+    """The spec, or why it cannot be read."""
+    try:
+        return model.model_validate_json(text), ()
+    except ValidationError as error:
+        return None, tuple(
+            SpecProblem(".".join(("spec", *(str(part) for part in problem["loc"]))), problem["msg"])
+            for problem in error.errors(include_url=False, include_input=False)
+        )
+
+
+def _status(model: type[M], fact: Fact[CustomValue]) -> M:
+    """The stored status; one that cannot be read counts as none, and is written anew."""
+    try:
+        return model.model_validate_json(fact.value.status)
+    except ValidationError:
+        return model()
+
+
+def _pod(value: PodValue, engine: str) -> ObservedPod:
+    troubles = sorted(value.troubles, key=lambda trouble: trouble.container != engine)
+    restarts = dict(value.restarts).get(engine, 0)
+    if not troubles:
+        return replace(value.observed, restarts=restarts) if restarts else value.observed
+    first = troubles[0]
+    return replace(
+        value.observed, restarts=restarts, waiting_reason=first.reason, waiting_message=first.message
+    )

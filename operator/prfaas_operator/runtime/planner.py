@@ -1,0 +1,44 @@
+"""What the runtime asks of planning, in one place: the seam at which tests put another."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Protocol
+
+from prfaas.api.snapshot import Snapshot
+from prfaas_operator.planning.actions import FailedAction, Plan
+from prfaas_operator.planning.values import (
+    ObservedPool,
+    ObservedRoute,
+    PartnerPool,
+    Reference,
+    RoutedPool,
+)
+
+
+class Planner(Protocol):
+    """Decisions on values."""
+
+    def references(self, pool: ObservedPool) -> tuple[Reference, ...]:
+        """What a pool's spec names and the runtime is to look up."""
+
+    def partner(self, pool: ObservedPool) -> PartnerPool:
+        """The pool as those at the other ends of its routes see it."""
+
+    def routed(self, pool: ObservedPool) -> RoutedPool:
+        """The pool as its routes see it."""
+
+    def pool(self, pool: ObservedPool, now: datetime) -> Plan[Any]: ...
+
+    def route(self, route: ObservedRoute, now: datetime) -> Plan[Any]: ...
+
+    def after_failure(
+        self, plan: Plan[Any], observed: ObservedPool | ObservedRoute, failure: FailedAction, now: datetime
+    ) -> Plan[Any]:
+        """The plan whose status and events are to be written when an action failed."""
+
+    def snapshot(
+        self, pools: tuple[ObservedPool, ...], routes: tuple[ObservedRoute, ...], now: datetime
+    ) -> Snapshot: ...
+
+    def gateway_identity(self) -> str: ...

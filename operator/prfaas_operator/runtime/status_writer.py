@@ -1,0 +1,30 @@
+"""Writes a status once per pass, and only when it differs from what is stored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from prfaas.api import keys
+from prfaas.kube.api import KubeApi
+from prfaas.kube.resources import Object, Resource
+from prfaas_operator.runtime import facts
+from prfaas_operator.runtime.facts import CustomValue, Fact
+
+
+async def write_status(
+    api: KubeApi, resource: Resource, fact: Fact[CustomValue], status: dict[str, Any]
+) -> Fact[CustomValue] | None:
+    """Apply the status to `/status`; the object as it is then, or None when nothing was to be written.
+
+    Raises:
+        KubeError: NotFound when the object is gone.
+    """
+    if json.loads(fact.value.status) == status:
+        return None
+    body: Object = {
+        # The uid makes sure that a status is never put on a new object of the same name.
+        "metadata": {"namespace": fact.namespace, "name": fact.name, "uid": fact.uid},
+        "status": status,
+    }
+    return facts.custom(await api.apply_status(resource, body, field_manager=keys.MANAGER_STATUS))

@@ -64,9 +64,9 @@ def up(name: str, *, node_count: int = 1, fake_node_count: int = 0) -> Record:
     if node_count > MOST_NODES:
         raise ClusterError(f"a bare cluster has at most {MOST_NODES} nodes; kwok pretends any number")
     system.ensure(system.CLUSTER_NEEDS)
-    programs = assets.programs([*PROGRAMS, *(["kwok"] if fake_node_count else [])])
     with _alone():
         record = _record(name, node_count, fake_node_count)
+        programs = assets.programs([*PROGRAMS, *(["kwok"] if record.fake_node_count else [])])
         layout = layout_of(record)
         host.remember()
         with step(f"cluster {name}: control plane"):

@@ -58,11 +58,18 @@ def write_node_files(node: Node, authority: pki.Authority) -> None:
         user, names = f"system:node:{node.name}", [node.name, str(node.address)]
         authority.server(user, names, ["system:nodes"]).write(node.folder, "kubelet")
         _write_client(node.cluster, authority, node.folder / "kubelet.kubeconfig", user, "system:nodes")
-    (node.folder / "kubelet.yaml").write_text(yaml.safe_dump(settings.kubelet(node)))
-    (node.folder / "kube-proxy.yaml").write_text(yaml.safe_dump(settings.kube_proxy(node)))
-    (node.folder / "containerd.toml").write_text(settings.containerd(node))
-    (node.folder / "cni" / "10-pods.conflist").write_text(json.dumps(settings.cni(node)))
-    (node.folder / "resolv.conf").write_text("# Nothing leads out of this cluster.\n")
+    texts = {
+        "kubelet.yaml": yaml.safe_dump(settings.kubelet(node)),
+        "kube-proxy.yaml": yaml.safe_dump(settings.kube_proxy(node)),
+        "containerd.toml": settings.containerd(node),
+        "cni/10-pods.conflist": json.dumps(settings.cni(node)),
+        "resolv.conf": "# Nothing leads out of this cluster.\n",
+    }
+    for name, text in texts.items():
+        path = node.folder / name
+        # kube-proxy ends when its file is touched.
+        if not path.is_file() or path.read_text() != text:
+            path.write_text(text)
 
 
 def private_folders(node: Node) -> dict[str, Path]:

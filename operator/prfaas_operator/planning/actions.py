@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from prfaas.api.v1alpha1 import PoolStatus, PrefillRouteStatus
 from prfaas_operator.planning.values import ChildKind, Manifest, PoolKey
 
 
@@ -20,12 +21,14 @@ class ApplyChild:
     Attributes:
         resource_version: the version that was decided on; None: no such object was seen. What is there
             nevertheless is not the pool's and must not be touched.
+        drift: somebody else took over fields that the operator had set.
     """
 
     kind: ChildKind
     manifest: Manifest
     resource_version: str | None
     why: str
+    drift: bool = False
 
     @property
     def name(self) -> str:
@@ -168,5 +171,5 @@ class Plan(Generic[Status]):
         return not self.actions and self.status is None and not self.events
 
 
-PoolPlan = Plan[Any]
-RoutePlan = Plan[Any]
+PoolPlan = Plan[PoolStatus]
+RoutePlan = Plan[PrefillRouteStatus]

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from prfaas.api.keys import PoolKind
+from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus
 
 Manifest = dict[str, Any]
 """An object of the Kubernetes API as its JSON has it."""
@@ -122,6 +123,8 @@ class ObservedDeployment:
         is_current: `status.observedGeneration` has reached `metadata.generation`.
         failure: message of the Deployment's condition ReplicaFailure (a quota or an admission rule said no),
             or "".
+        injection: annotation `prfaas.io/injection`.
+        taken_over_by: who owns fields now that the operator has set, as far as managedFields tell, or "".
     """
 
     name: str
@@ -137,6 +140,7 @@ class ObservedDeployment:
     recorded_owned_fields: str
     actual_owned_fields: str
     taken_over_by: str = ""
+    injection: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,16 +210,18 @@ class Reference:
     Attributes:
         kind: Secret, ConfigMap, PersistentVolumeClaim, ServiceAccount or ModelKVProfile.
         field: path of the first field in the pool that names it.
+        writable: a PersistentVolumeClaim that is mounted for writing.
     """
 
     kind: str
     name: str
     field: str
+    writable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FoundReference:
-    """A reference that is there. `access_modes` and `phase` are those of a PersistentVolumeClaim."""
+    """A reference that is there. `access_modes` are a PersistentVolumeClaim's."""
 
     kind: str
     name: str
@@ -264,6 +270,7 @@ class ObservedPool:
         deleted: it has a deletionTimestamp.
         annotations: those of `prfaas.io/`.
         replicas_managers: who owns `spec.replicas` by managedFields.
+        replicas_in_last_applied: the annotation of `kubectl apply` (last-applied-configuration) holds them.
         autoscalers: names of the HorizontalPodAutoscalers that target it.
         found: what `references.wanted` asked for and is there.
         authority_id: SHA-256 of the certificate of `prfaas-ca`; empty while there is none, and then nothing
@@ -279,10 +286,11 @@ class ObservedPool:
     created_at: datetime
     deleted: bool
     annotations: Mapping[str, str]
-    spec: Any
+    spec: PoolSpec | None
     problems: tuple[SpecProblem, ...]
-    status: Any
+    status: PoolStatus
     replicas_managers: tuple[FieldManager, ...] = ()
+    replicas_in_last_applied: bool = False
     autoscalers: tuple[str, ...] = ()
     deployments: tuple[ObservedDeployment, ...] = ()
     pods: tuple[ObservedPod, ...] = ()
@@ -313,9 +321,9 @@ class ObservedRoute:
     created_at: datetime
     deleted: bool
     annotations: Mapping[str, str]
-    spec: Any
+    spec: PrefillRouteSpec | None
     problems: tuple[SpecProblem, ...]
-    status: Any
+    status: PrefillRouteStatus
     pools: Mapping[PoolKey, RoutedPool]
     decode_pool_taken_by: RouteKey | None = None
 

@@ -1,4 +1,6 @@
-"""Folds the step function over a cluster of counts: ReplicaSets that follow, pods that start, end and break."""
+"""Folds the step function over a cluster of counts: ReplicaSets that follow, pods that start, end and
+break.
+"""
 
 from __future__ import annotations
 

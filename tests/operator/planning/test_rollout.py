@@ -46,7 +46,11 @@ def starting(name: str, count: int, *, ready: int = 0, broken: int = 0) -> Revis
             Step(0, (3,), Wait.ENDING),
             id="its accelerator is busy until it has ended",
         ),
-        pytest.param(Fleet(4, 1, 0, none(), (healthy("old", 3),)), Step(1, (3,), Wait.NEW_NOT_READY), id="then one comes"),
+        pytest.param(
+            Fleet(4, 1, 0, none(), (healthy("old", 3),)),
+            Step(1, (3,), Wait.NEW_NOT_READY),
+            id="then one comes",
+        ),
         pytest.param(
             Fleet(4, 1, 0, starting("new", 1), (healthy("old", 3),)),
             Step(1, (3,), Wait.NEW_NOT_READY),
@@ -106,10 +110,12 @@ def starting(name: str, count: int, *, ready: int = 0, broken: int = 0) -> Revis
             id="its partner went on: so does it",
         ),
         pytest.param(
-            Fleet(2, 1, 0, none(), (healthy("old", 6),)), Step(0, (1,)), id="a smaller pool shrinks the old one"
+            Fleet(2, 1, 0, none(), (healthy("old", 6),)),
+            Step(0, (1,)),
+            id="a smaller pool shrinks the old one",
         ),
     ],
-)  # fmt: skip
+)
 def test_next_step(fleet: Fleet, step: Step) -> None:
     assert next_step(fleet) == step
 

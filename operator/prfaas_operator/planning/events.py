@@ -1,0 +1,90 @@
+"""Events: what changed since the status that was last written, and what is done now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prfaas.api.conditions import ConditionType, Reason, find
+from prfaas.api.v1alpha1 import Condition, ConditionStatus
+from prfaas_operator.planning.actions import (
+    Action,
+    ApplyChild,
+    DeleteChild,
+    Event,
+    EventType,
+    IssueCertificate,
+    ScaleChild,
+    ScalePool,
+)
+from prfaas_operator.planning.values import ChildKind
+
+MESSAGE_MAX_CHARACTERS = 1000
+
+# Reconciling and Stalled repeat what the details say.
+_TOLD = {
+    ConditionType.ACCEPTED: ConditionStatus.TRUE,
+    ConditionType.RESOLVED_REFS: ConditionStatus.TRUE,
+    ConditionType.WORKLOADS_AVAILABLE: ConditionStatus.TRUE,
+    ConditionType.KV_COMPATIBLE: ConditionStatus.TRUE,
+    ConditionType.SCALING_ACTIVE: ConditionStatus.TRUE,
+    ConditionType.SCALING_LIMITED: ConditionStatus.FALSE,
+}
+# On the way up everything is not ready for a while, which is no news.
+_QUIET = frozenset({Reason.STARTING, Reason.NOT_ENOUGH_READY, Reason.FINGERPRINT_UNKNOWN})
+
+
+def of_conditions(before: Iterable[Condition], after: Iterable[Condition]) -> list[Event]:
+    """One event per condition whose status or reason changed. A first good state is no event, a first bad one
+    is.
+    """
+    events = []
+    stored = tuple(before)
+    for condition in after:
+        good = _TOLD.get(ConditionType(condition.type))
+        old = find(stored, condition.type)
+        if good is None or condition.reason in _QUIET:
+            continue
+        if old is None and condition.status is good:
+            continue
+        if old is not None and (old.status, old.reason) == (condition.status, condition.reason):
+            continue
+        type_ = EventType.NORMAL if condition.status is good else EventType.WARNING
+        message = f"{condition.type}={condition.status}: {condition.message}"
+        events.append(Event(type_, condition.reason, message[:MESSAGE_MAX_CHARACTERS]))
+    return events
+
+
+def of_actions(actions: Sequence[Action]) -> list[Event]:
+    """What users like to see of what is done. Marks and lists of peers are too small for that."""
+    events = []
+    for action in actions:
+        match action:
+            case ApplyChild(kind=ChildKind.DEPLOYMENT, resource_version=None):
+                events.append(
+                    Event(EventType.NORMAL, "RevisionCreated", f"Created Deployment {action.name}.")
+                )
+            case ApplyChild(resource_version=str()) if action.drift:
+                text = f"Put {action.kind} {action.name} back: {action.why}."
+                events.append(Event(EventType.WARNING, "DriftRepaired", text))
+            case ScaleChild():
+                text = (
+                    f"{action.name}: {action.replicas_before} to {action.replicas} instances; {action.why}."
+                )
+                events.append(Event(EventType.NORMAL, "Scaled", text))
+            case ScalePool():
+                text = f"spec.replicas {action.replicas_before} to {action.replicas}: {action.why}"
+                events.append(Event(EventType.NORMAL, "Resized", text))
+            case IssueCertificate():
+                text = f"Issued the certificate in Secret {action.name}: {action.why}."
+                events.append(Event(EventType.NORMAL, "CertificateIssued", text))
+            case DeleteChild(kind=ChildKind.DEPLOYMENT):
+                events.append(
+                    Event(
+                        EventType.NORMAL,
+                        "RevisionRemoved",
+                        f"Deleted Deployment {action.name}: {action.why}.",
+                    )
+                )
+            case _:
+                pass
+    return events

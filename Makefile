@@ -17,13 +17,13 @@ NOT_SLOW := not engine_full and not gpu and not e2e
 # The parts of a target use the same two cores and the same caches.
 .NOTPARALLEL:
 
-.PHONY: help venv lock system engine kubernetes images models doctor check chart crds format test test-project test-connector test-engines \
+.PHONY: help venv lock system engine kubernetes cluster e2e clean-e2e images models doctor check chart crds format test test-project test-connector test-engines \
         fuzz bench demo gpu-check clean clean-cache
 
 help: ## List the targets
 	@echo "prfaas: a prompt prefilled in one region and decoded in another"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 demo: venv system engine ## Show it: two emulated regions, real engines (options: make demo ARGS='--json')
 	@$(SETUP) model smollm2-135m > /dev/null
@@ -52,6 +52,23 @@ test-connector: venv engine
 
 test-engines: venv system engine ## The long matrix: every kind of KV cache, every case, real engines
 	@PRFAAS_REQUIRE_ENGINE=1 $(PYTEST) -m engine_full $(ARGS)
+
+e2e: export CLUSTER ?= e2e
+e2e: PROVIDER ?= bare
+e2e: venv engine ## Everything in a real cluster (PROVIDER=bare, kind or existing; KEEP=1 leaves it)
+	@trap '[ -n "$(KEEP)" ] || $(BIN)/prfaas cluster down --name "$$CLUSTER"' EXIT; \
+	$(BIN)/prfaas cluster up --name "$$CLUSTER" --provider '$(PROVIDER)'; \
+	eval "$$($(BIN)/prfaas cluster env --name "$$CLUSTER")"; \
+	PRFAAS_REQUIRE_ENGINE=1 $(PYTEST) -m e2e $(ARGS) tests/cluster tests/e2e
+
+clean-e2e: ## End all clusters and remove what is left of them, also after a crash
+	@if [ -x $(BIN)/prfaas ]; then $(BIN)/prfaas cluster down --all; fi
+
+cluster: PROVIDER ?= bare
+cluster: venv ## A Kubernetes to try things in, without Docker (ARGS='--nodes 2 --kwok-nodes 20')
+	@$(BIN)/prfaas cluster up --provider '$(PROVIDER)' $(ARGS)
+	@echo 'Use it:   eval "$$($(BIN)/prfaas cluster env)"; kubectl get nodes'
+	@echo 'End it:   $(BIN)/prfaas cluster down'
 
 fuzz: venv ## Byte parsers under generated input, longer than in make test (FUZZ_EXAMPLES=20000)
 	@PRFAAS_HYPOTHESIS=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) -m fuzz --timeout=0 $(ARGS)
@@ -96,6 +113,7 @@ models: venv ## Make the models of the tests and the demo now, not on demand
 
 doctor: ## Say what is there and what is missing
 	@$(SETUP) doctor
+	@if [ -x $(BIN)/prfaas ]; then $(BIN)/prfaas cluster programs; fi
 
 lock: venv ## Resolve all dependencies anew and write requirements/*.txt
 	@$(SETUP) lock
@@ -104,5 +122,5 @@ clean: ## Remove what was built in this folder
 	rm -rf .venv .run dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
-clean-cache: ## Remove the engine and the models from the user's cache folder
+clean-cache: clean-e2e ## Remove the engine, the models and Kubernetes from the user's cache folder
 	@$(SETUP) clean-cache

@@ -5,6 +5,7 @@ Fixtures:
         rights. A test leaves it running. Its pods need no ServiceAccount, and only it and etcd are there.
     kubeconfig: path of the administrator's kubeconfig, a `Path`.
     namespace: the name of a namespace that the test has for itself; its objects are deleted afterwards.
+    real_cluster: the `Record` of a cluster with nodes, for tests marked `e2e`; tests share it.
     own_api_server: an `ApiServer` for one test alone, for those that break it or need other flags (give them
         with `@pytest.mark.api_server_flags({"max-requests-inflight": "5"})`). It takes some 3 s.
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
     from prfaas_cluster.apiserver import ApiServer
+    from prfaas_cluster.record import Record
 
 CRD_FOLDER = Path(__file__).parents[1] / "crds"
 GROUP = "prfaas.io"
@@ -97,6 +99,17 @@ def own_api_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[A
     folder = tmp_path / "api-server"
     folder.mkdir()
     yield from _serve(ApiServer(folder, arguments=marker.args[0] if marker else None))
+
+
+@pytest.fixture(scope="session")
+def real_cluster() -> Record:
+    """The cluster that `make e2e` brought up, with nodes, or one that PRFAAS_CLUSTER_NAME names."""
+    from prfaas_cluster import providers
+
+    name = os.environ.get("PRFAAS_CLUSTER_NAME")
+    if not name:
+        pytest.skip("no cluster is named by PRFAAS_CLUSTER_NAME: make e2e, or prfaas cluster up and env")
+    return providers.known(name)
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from prfaas.api.v1alpha1 import ConditionStatus
 from prfaas_operator.planning.capacity import shortened
 from prfaas_operator.planning.pods import failure_of, is_alive, is_ending
 from prfaas_operator.planning.rollout import Wait
-from prfaas_operator.planning.values import ObservedPod, ObservedPool
+from prfaas_operator.planning.values import ObservedPod, ObservedPool, SpecProblem
 from prfaas_operator.planning.workload import Work
 
+PROBLEMS_NAMED_MAX = 5
 NOT_LIMITED = Finding(
     ConditionType.SCALING_LIMITED, ConditionStatus.FALSE, Reason.NOT_LIMITED, "Nothing limits the size."
 )
@@ -196,3 +197,11 @@ _WAITS = {
     Wait.NO_CAPACITY: "waits for capacity",
     Wait.FAILING: "stopped",
 }
+
+
+def problems_text(problems: Sequence[SpecProblem]) -> str:
+    """Why a stored spec cannot be read, and what to do."""
+    named = [f"{each.field}: {each.message}" for each in problems[:PROBLEMS_NAMED_MAX]]
+    if len(problems) > PROBLEMS_NAMED_MAX:
+        named.append(f"and {len(problems) - PROBLEMS_NAMED_MAX} more")
+    return f"{'; '.join(named)}. Correct the field, or run an operator that knows it."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -20,10 +19,8 @@ from prfaas_operator.planning.replicas import Sizing, plan_size
 from prfaas_operator.planning.revision import Injection, Injector, Target, choose_target
 from prfaas_operator.planning.status import limiting_word, pool_status
 from prfaas_operator.planning.upkeep import budget_action, certificate_action, peers_action
-from prfaas_operator.planning.values import ObservedPool, SpecProblem
+from prfaas_operator.planning.values import ObservedPool
 from prfaas_operator.planning.workload import Work, plan_frozen, plan_work
-
-PROBLEMS_NAMED_MAX = 5
 
 
 def plan_pool(
@@ -176,7 +173,7 @@ def _look_again(pool: ObservedPool, sizing: Sizing, work: Work, now: datetime) -
 
 def _plan_unreadable(pool: ObservedPool, now: datetime) -> PoolPlan:
     """A stored spec that this version cannot read: said, and nothing else touched."""
-    message = f"{_text(pool.problems)}. Correct the field, or run an operator that knows it."
+    message = conditions.problems_text(pool.problems)
     alive = [pod for pod in pool.pods if is_alive(pod)]
     serving = sum(pod.ready for pod in alive)
     ready = Finding(
@@ -205,10 +202,3 @@ def _plan_unreadable(pool: ObservedPool, now: datetime) -> PoolPlan:
     if status == pool.status:
         return Plan()
     return Plan(status=status, events=tuple(of_conditions(pool.status.conditions, status.conditions)))
-
-
-def _text(problems: Sequence[SpecProblem]) -> str:
-    named = [f"{each.field}: {each.message}" for each in problems[:PROBLEMS_NAMED_MAX]]
-    if len(problems) > PROBLEMS_NAMED_MAX:
-        named.append(f"and {len(problems) - PROBLEMS_NAMED_MAX} more")
-    return "; ".join(named)

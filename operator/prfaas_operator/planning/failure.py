@@ -1,0 +1,78 @@
+"""What becomes of a plan when one of its actions fails."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from prfaas.api.conditions import ConditionType, Finding, Reason, set_condition
+from prfaas.api.v1alpha1 import Condition, ConditionStatus
+from prfaas_operator.planning.actions import ApplyChild, FailedAction, Plan, PoolPlan
+from prfaas_operator.planning.capacity import shortened
+from prfaas_operator.planning.events import of_conditions
+from prfaas_operator.planning.values import ChildKind, ObservedPool
+
+RETRY_SECONDS = 10.0
+REFUSED_RETRY_SECONDS = 120.0
+"""A refusal may end without a change of the pool: an admission rule or a quota was changed."""
+
+
+def fold(plan: PoolPlan, pool: ObservedPool, failed: FailedAction, now: datetime) -> PoolPlan:
+    """The plan to finish with: no more actions, and a status that says what failed.
+
+    Server words are in the message: they name the field. A failure that is the same as last time changes
+    nothing.
+    """
+    status = plan.status if plan.status is not None else pool.status
+    conditions: tuple[Condition, ...] = status.conditions
+    for finding in _findings(failed, conditions):
+        conditions = set_condition(conditions, finding, generation=pool.generation, now=now)
+    # What the plan's status changed only because it expected success is compared with what is stored.
+    conditions = tuple(_with_stored_time(each, pool.status.conditions) for each in conditions)
+    status = status.model_copy(
+        update={
+            "conditions": conditions,
+            "scaling": pool.status.scaling,
+            "limited_by": status.limited_by if failed.retryable else str(Reason.TEMPLATE_REJECTED),
+        }
+    )
+    changed = status != pool.status
+    events = tuple(of_conditions(pool.status.conditions, conditions)) if changed else ()
+    wait = RETRY_SECONDS if failed.retryable else REFUSED_RETRY_SECONDS
+    if plan.requeue_after_seconds is not None:
+        wait = min(wait, plan.requeue_after_seconds)
+    return Plan((), status if changed else None, events, wait)
+
+
+def _findings(failed: FailedAction, conditions: tuple[Condition, ...]) -> tuple[Finding, ...]:
+    action = failed.action
+    name = getattr(action, "name", "")
+    what = f"{type(action).__name__} {name}".strip()
+    words = f"{what}: the API server says {failed.code}: {shortened(failed.message)}"
+    if failed.retryable:
+        return (
+            Finding(
+                ConditionType.RECONCILING,
+                ConditionStatus.TRUE,
+                Reason.RETRYING,
+                f"{words}. It is tried again.",
+            ),
+        )
+    template = isinstance(action, ApplyChild) and action.kind is ChildKind.DEPLOYMENT
+    remedy = (
+        "Correct spec.workload.template, or the rule that forbids it" if template else "See docs/operator.md"
+    )
+    message = f"{words}. {remedy}; the pods that are there go on as they are."
+    return (
+        Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, Reason.TEMPLATE_REJECTED, message),
+        Finding(ConditionType.STALLED, ConditionStatus.TRUE, Reason.TEMPLATE_REJECTED, message),
+        Finding(
+            ConditionType.RECONCILING, ConditionStatus.FALSE, Reason.TEMPLATE_REJECTED, "Stalled; see there."
+        ),
+    )
+
+
+def _with_stored_time(condition: Condition, stored: tuple[Condition, ...]) -> Condition:
+    for each in stored:
+        if each.type == condition.type and each.status is condition.status:
+            return condition.model_copy(update={"last_transition_time": each.last_transition_time})
+    return condition

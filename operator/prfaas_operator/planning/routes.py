@@ -1,0 +1,248 @@
+"""What a route comes to: its pools, which of them can exchange KV, and what the gateways are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from prfaas.api.conditions import ConditionType, Finding, Reason
+from prfaas.api.v1alpha1 import (
+    ConditionStatus,
+    EffectiveMode,
+    LocalOnlyStatus,
+    PairStatus,
+    PrefillRouteSpec,
+    RouteMode,
+    ThresholdMode,
+)
+from prfaas_operator.planning.overrides import BadOverride, local_only_of
+from prfaas_operator.planning.partner import keys_of_route
+from prfaas_operator.planning.values import ObservedRoute, PoolKey, RoutedPool, RouteKey
+
+AUTO_THRESHOLD_TOKENS = 4096
+"""What `threshold.mode: Auto` means while nothing has been measured."""
+
+FIELDS_NAMED_MAX = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What holds for a route's requests now.
+
+    Attributes:
+        bad_annotation: what is wrong with the annotation `prfaas.io/local-only`; it is as if it were not
+            there.
+    """
+
+    mode: RouteMode
+    canary_percent: int
+    threshold_tokens: int
+    local_only: LocalOnlyStatus | None = None
+    bad_annotation: str = ""
+
+    @property
+    def effective_mode(self) -> EffectiveMode:
+        return EffectiveMode.LOCAL_ONLY if self.local_only is not None else EffectiveMode(self.mode.value)
+
+
+def policy_of(spec: PrefillRouteSpec, annotations: Mapping[str, str], now: datetime) -> Policy:
+    """Mode, share and threshold in force."""
+    fixed = spec.threshold.tokens if spec.threshold.mode is ThresholdMode.FIXED else None
+    threshold = AUTO_THRESHOLD_TOKENS if fixed is None else fixed
+    percent = spec.canary.percent if spec.mode is RouteMode.CANARY and spec.canary is not None else 0
+    override = local_only_of(annotations, now)
+    if isinstance(override, BadOverride):
+        return Policy(spec.mode, percent, threshold, bad_annotation=override.message)
+    if override is None:
+        return Policy(spec.mode, percent, threshold)
+    return Policy(spec.mode, percent, threshold, LocalOnlyStatus(until=override.until))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A route that names a decode pool."""
+
+    key: RouteKey
+    decode_pool: PoolKey
+    created_at: datetime
+
+
+def first_claims(claims: Iterable[Claim]) -> Mapping[PoolKey, RouteKey]:
+    """The route that counts for each decode pool: the oldest, and of equally old ones the first by name."""
+    first: dict[PoolKey, Claim] = {}
+    for claim in claims:
+        known = first.get(claim.decode_pool)
+        if known is None or (claim.created_at, claim.key) < (known.created_at, known.key):
+            first[claim.decode_pool] = claim
+    return {pool: claim.key for pool, claim in first.items()}
+
+
+def resolve(route: ObservedRoute, spec: PrefillRouteSpec) -> Finding:
+    """ResolvedRefs of a route. It works with the prefill pools that are there, and says which are not."""
+    type_ = ConditionType.RESOLVED_REFS
+    decode, prefill = keys_of_route(route.key.namespace, spec)
+    if decode not in route.pools:
+        return Finding(
+            type_,
+            ConditionStatus.FALSE,
+            Reason.DECODE_POOL_NOT_FOUND,
+            f"DecodePool {decode.name} is not there (spec.decodePoolRef.name): create it in namespace "
+            f"{decode.namespace}, or correct the name.",
+        )
+    missing = [key.name for key in prefill if key not in route.pools]
+    if missing:
+        return Finding(
+            type_,
+            ConditionStatus.FALSE,
+            Reason.PREFILL_POOL_NOT_FOUND,
+            f"PrefillPool {', '.join(missing)} is not there (spec.prefillPoolRefs): create it in namespace "
+            f"{decode.namespace}, or correct the name. The others are used.",
+        )
+    return Finding(type_, ConditionStatus.TRUE, Reason.RESOLVED, "All pools are there.")
+
+
+def accept(route: ObservedRoute, spec: PrefillRouteSpec, policy: Policy) -> Finding:
+    """Accepted of a route."""
+    type_ = ConditionType.ACCEPTED
+    if route.decode_pool_taken_by is not None:
+        return Finding(
+            type_,
+            ConditionStatus.FALSE,
+            Reason.ROUTE_CONFLICT,
+            f"{route.decode_pool_taken_by} is older and about the same DecodePool {spec.decode_pool_ref.name}; "
+            "it counts and this one does not: delete one of the two.",
+        )
+    decode_key, prefill = keys_of_route(route.key.namespace, spec)
+    decode = route.pools.get(decode_key)
+    for key in prefill:
+        pool = route.pools.get(key)
+        if decode is None or pool is None or None in (decode.model, pool.model) or decode.model == pool.model:
+            continue
+        return Finding(
+            type_,
+            ConditionStatus.FALSE,
+            Reason.MODEL_MISMATCH,
+            f"DecodePool {decode_key.name} serves {decode.model} and PrefillPool {key.name} serves "
+            f"{pool.model} (spec.model.name): a route joins pools of one model.",
+        )
+    if policy.bad_annotation:
+        return Finding(
+            type_,
+            ConditionStatus.FALSE,
+            Reason.ANNOTATION_INVALID,
+            f"{policy.bad_annotation}. It is ignored.",
+        )
+    return Finding(type_, ConditionStatus.TRUE, Reason.ACCEPTED, "The route makes sense and is carried out.")
+
+
+def pairs_of(route: ObservedRoute, spec: PrefillRouteSpec) -> tuple[PairStatus, ...]:
+    """The decode pool with each prefill pool, in the order of the spec."""
+    decode_key, prefill = keys_of_route(route.key.namespace, spec)
+    decode = route.pools.get(decode_key)
+    return tuple(_pair(key, decode, route.pools.get(key)) for key in prefill)
+
+
+def _pair(key: PoolKey, decode: RoutedPool | None, prefill: RoutedPool | None) -> PairStatus:
+    if prefill is None:
+        return PairStatus(prefill_pool=key.name, reason=str(Reason.PREFILL_POOL_NOT_FOUND))
+    if decode is None:
+        return PairStatus(prefill_pool=key.name, reason=str(Reason.DECODE_POOL_NOT_FOUND))
+    if None not in (decode.model, prefill.model) and decode.model != prefill.model:
+        return PairStatus(
+            prefill_pool=key.name, compatible=ConditionStatus.FALSE, reason=str(Reason.MODEL_MISMATCH)
+        )
+    if not decode.fingerprints or not prefill.fingerprints:
+        return PairStatus(prefill_pool=key.name, reason=str(Reason.FINGERPRINT_UNKNOWN))
+    common = decode.fingerprints.keys() & prefill.fingerprints.keys()
+    if not common:
+        return PairStatus(
+            prefill_pool=key.name,
+            compatible=ConditionStatus.FALSE,
+            reason=str(Reason.FINGERPRINT_MISMATCH),
+        )
+    return PairStatus(
+        prefill_pool=key.name,
+        compatible=ConditionStatus.TRUE,
+        ready_prefill=sum(prefill.fingerprints[each] for each in common),
+        ready_decode=sum(decode.fingerprints[each] for each in common),
+    )
+
+
+def kv_compatible(route: ObservedRoute, spec: PrefillRouteSpec, pairs: tuple[PairStatus, ...]) -> Finding:
+    """KVCompatible of a route: False when any pair is known to differ, and the message names both pools."""
+    type_ = ConditionType.KV_COMPATIBLE
+    decode_key, prefill = keys_of_route(route.key.namespace, spec)
+    decode = route.pools.get(decode_key)
+    for key, pair in zip(prefill, pairs, strict=True):
+        if pair.reason == Reason.FINGERPRINT_MISMATCH and decode is not None:
+            differs = _difference(decode, route.pools[key])
+            return Finding(
+                type_,
+                ConditionStatus.FALSE,
+                Reason.FINGERPRINT_MISMATCH,
+                f"KV of PrefillPool {key.name} ({_short(route.pools[key])}) means nothing to DecodePool "
+                f"{decode_key.name} ({_short(decode)}){differs}. Prompts of this pair are prefilled locally: "
+                "give both pools the same model, revision, dtype, block size and engine version.",
+            )
+    if any(pair.compatible is ConditionStatus.TRUE for pair in pairs):
+        return Finding(
+            type_,
+            ConditionStatus.TRUE,
+            Reason.FINGERPRINTS_AGREE,
+            "The engines' KV means the same to both sides.",
+        )
+    return Finding(
+        type_,
+        ConditionStatus.UNKNOWN,
+        Reason.FINGERPRINT_UNKNOWN,
+        "Not both sides have a ready engine that has told its KV.",
+    )
+
+
+def _short(pool: RoutedPool) -> str:
+    return ", ".join(f"{each[:12]}…" for each in sorted(pool.fingerprints))
+
+
+def _difference(one: RoutedPool, other: RoutedPool) -> str:
+    """`; they differ in …` when both sides tell what their fingerprints are made of."""
+    if not one.fingerprint_fields or not other.fingerprint_fields:
+        return ""
+    mine = one.fingerprint_fields[min(one.fingerprint_fields)]
+    theirs = other.fingerprint_fields[min(other.fingerprint_fields)]
+    names = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+    if not names:
+        return ""
+    told = [f"{name} ({theirs.get(name)} there, {mine.get(name)} here)" for name in names[:FIELDS_NAMED_MAX]]
+    return f"; they differ in {', '.join(told)}"
+
+
+def ready(
+    policy: Policy, accepted: Finding, resolved: Finding, compatible: Finding, pairs: tuple[PairStatus, ...]
+) -> Finding:
+    """Ready of a route: what it asks for can be done now."""
+    type_ = ConditionType.READY
+    for finding in (accepted, resolved):
+        fatal = finding.reason not in (Reason.ANNOTATION_INVALID, Reason.PREFILL_POOL_NOT_FOUND)
+        if finding.status is ConditionStatus.FALSE and fatal:
+            return Finding(type_, ConditionStatus.FALSE, finding.reason, finding.message)
+    if policy.local_only is not None:
+        until = f"{policy.local_only.until:%Y-%m-%dT%H:%M:%SZ}"
+        return Finding(type_, ConditionStatus.TRUE, Reason.LOCAL_ONLY, f"All prefill is local until {until}.")
+    if not any(pair.ready_prefill and pair.ready_decode for pair in pairs):
+        mismatch = compatible.reason is Reason.FINGERPRINT_MISMATCH
+        why = compatible.message if mismatch else "No pair of ready engines: all prefill is local."
+        reason = Reason.FINGERPRINT_MISMATCH if mismatch else Reason.NO_READY_PAIR
+        return Finding(type_, ConditionStatus.FALSE, reason, why)
+    if policy.mode is RouteMode.OBSERVE:
+        text = (
+            "Decisions are recorded, all prefill is local: set spec.mode to Canary or Enforce to act on them."
+        )
+        return Finding(type_, ConditionStatus.TRUE, Reason.OBSERVING, text)
+    limit = f"prompts of more than {policy.threshold_tokens} uncached tokens"
+    if policy.mode is RouteMode.CANARY:
+        text = f"{policy.canary_percent} % of the {limit} are prefilled remotely."
+        return Finding(type_, ConditionStatus.TRUE, Reason.CANARY, text)
+    return Finding(
+        type_, ConditionStatus.TRUE, Reason.ENFORCING, f"{limit.capitalize()} are prefilled remotely."
+    )

@@ -1,0 +1,115 @@
+"""What the gateways are told: every decode pool by model, with the route that counts for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from prfaas.api.keys import DECODE_POOL, PREFILL_POOL
+from prfaas.api.snapshot import DecodeTarget, ModelTarget, PoolTarget, RouteTarget, Snapshot
+from prfaas.api.v1alpha1 import PrefillRouteSpec
+from prfaas_operator.injection import Settings
+from prfaas_operator.planning.partner import keys_of_route
+from prfaas_operator.planning.routes import Claim, first_claims, policy_of
+from prfaas_operator.planning.values import PoolKey, RouteKey
+
+_DEFAULT_ENGINE_PORT = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPool:
+    """What the snapshot needs of a pool."""
+
+    key: PoolKey
+    model: str
+    engine_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRoute:
+    """What the snapshot needs of a route whose spec can be read. Annotations are those of `prfaas.io/`."""
+
+    key: RouteKey
+    created_at: datetime
+    spec: PrefillRouteSpec
+    annotations: Mapping[str, str]
+
+
+def pool_for_snapshot(key: PoolKey, stored_spec: Mapping[str, Any]) -> SnapshotPool | None:
+    """From the spec as it is stored: a pool whose other fields cannot be read any more still serves.
+
+    None when even the model's name or the engine's port has no sense.
+    """
+    model = stored_spec.get("model")
+    engine = stored_spec.get("engine")
+    name = model.get("name") if isinstance(model, Mapping) else None
+    port = engine.get("port", _DEFAULT_ENGINE_PORT) if isinstance(engine, Mapping) else _DEFAULT_ENGINE_PORT
+    if not isinstance(name, str) or not name or not isinstance(port, int) or not 1 <= port <= 65535:
+        return None
+    return SnapshotPool(key, name, port)
+
+
+def snapshot(
+    pools: Iterable[SnapshotPool], routes: Iterable[SnapshotRoute], settings: Settings, now: datetime
+) -> Snapshot:
+    """The same fleet gives the same snapshot, whatever the order of the arguments.
+
+    Pools and routes that are being deleted are left out by the caller. A prefill pool of another model, or
+    with weight 0, is not offered.
+    """
+    by_key = {pool.key: pool for pool in pools}
+    by_route = {route.key: route for route in routes}
+    counts = first_claims(
+        Claim(route.key, keys_of_route(route.key.namespace, route.spec)[0], route.created_at)
+        for route in by_route.values()
+    )
+    models: dict[str, list[DecodeTarget]] = {}
+    for key in sorted(by_key):
+        if key.kind != DECODE_POOL:
+            continue
+        pool = by_key[key]
+        claimed = counts.get(key)
+        route = _route_target(by_route[claimed], pool, by_key, settings, now) if claimed is not None else None
+        target = DecodeTarget(**_target(pool, settings).model_dump(), route=route)
+        models.setdefault(pool.model, []).append(target)
+    return Snapshot.sealed(
+        region=settings.region,
+        trust_domain=settings.trust_domain,
+        models=tuple(ModelTarget(name=name, decode_pools=tuple(models[name])) for name in sorted(models)),
+    )
+
+
+def _route_target(
+    route: SnapshotRoute,
+    decode: SnapshotPool,
+    pools: Mapping[PoolKey, SnapshotPool],
+    settings: Settings,
+    now: datetime,
+) -> RouteTarget:
+    policy = policy_of(route.spec, route.annotations, now)
+    offered = {
+        PoolKey(PREFILL_POOL, route.key.namespace, each.name)
+        for each in route.spec.prefill_pool_refs
+        if each.weight != 0
+    }
+    prefill = sorted(key for key in offered if key in pools and pools[key].model == decode.model)
+    return RouteTarget(
+        namespace=route.key.namespace,
+        name=route.key.name,
+        mode=policy.mode,
+        canary_percent=policy.canary_percent,
+        threshold_tokens=policy.threshold_tokens,
+        local_only_until=policy.local_only.until if policy.local_only is not None else None,
+        prefill_pools=tuple(_target(pools[key], settings) for key in prefill),
+    )
+
+
+def _target(pool: SnapshotPool, settings: Settings) -> PoolTarget:
+    return PoolTarget(
+        namespace=pool.key.namespace,
+        name=pool.key.name,
+        identity=settings.identity_of(pool.key.kind, pool.key.namespace, pool.key.name),
+        engine_port=pool.engine_port,
+    )

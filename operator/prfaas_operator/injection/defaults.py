@@ -50,8 +50,9 @@ def without_defaults(template: Mapping[str, Any]) -> dict[str, Any]:
             spec[group] = [_container(one) for one in spec[group]]
     if spec.get("volumes"):
         spec["volumes"] = [_volume(one) for one in spec["volumes"]]
-    if spec.get("serviceAccount") in (spec.get("serviceAccountName"), "default"):
-        spec.pop("serviceAccount")
+    # The old name of the field below, which the server fills in beside it.
+    if "serviceAccount" in spec and spec["serviceAccount"] in (spec.get("serviceAccountName"), "default"):
+        del spec["serviceAccount"]
     if spec.get("serviceAccountName") == "default":
         spec.pop("serviceAccountName")
     metadata = {

@@ -29,9 +29,11 @@ GUARANTEED = {"limits": {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "1"}}
 @pytest.mark.parametrize("case", sorted(path.stem for path in GOLDEN.glob("*.yaml")))
 def test_a_pool_becomes_the_pods_of_its_golden_file(case: str) -> None:
     written, expected = yaml.safe_load_all((GOLDEN / f"{case}.yaml").read_text())
-    made = pool(written["kind"], written["spec"]["workload"]["template"], **{
-        key: value for key, value in written["spec"].items() if key != "workload"
-    })  # fmt: skip
+    made = pool(
+        written["kind"],
+        written["spec"]["workload"]["template"],
+        **{key: value for key, value in written["spec"].items() if key != "workload"},
+    )
     actual = injected(made)
     for one in actual["spec"]["initContainers"]:
         for variable in one.get("env") or []:
@@ -90,10 +92,13 @@ def test_a_guaranteed_pod_stays_so_with_whole_cpus_for_the_sidecar() -> None:
     [
         {"name": "exporter", "image": "x"},
         {"name": "exporter", "image": "x", "resources": {"limits": {"cpu": "1"}}},
-        {"name": "exporter", "image": "x", "resources": {"limits": {"cpu": "1", "memory": "1Gi"},
-                                                          "requests": {"cpu": "500m"}}},
+        {
+            "name": "exporter",
+            "image": "x",
+            "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}},
+        },
     ],
-)  # fmt: skip
+)
 def test_a_pod_that_is_not_guaranteed_gives_the_sidecar_no_limit_of_cpu(other: dict[str, Any]) -> None:
     pod_template = template(container(resources=GUARANTEED))
     pod_template["spec"]["containers"].append(other)
@@ -107,11 +112,13 @@ def test_the_users_resources_for_the_sidecar_count_and_a_decode_pods_hold_the_ar
     chosen = {"resources": {"requests": {"cpu": "2"}, "limits": {"memory": "1Gi"}}}
     arena = {"arena": "1536Mi"}
     assert sidecar_after(pool("PrefillPool", sidecar=chosen, kv=arena))["resources"] == {
-        "requests": {"cpu": "2"}, "limits": {"memory": "1Gi"}
-    }  # fmt: skip
+        "requests": {"cpu": "2"},
+        "limits": {"memory": "1Gi"},
+    }
     assert sidecar_after(pool("DecodePool", sidecar=chosen, kv=arena))["resources"] == {
-        "requests": {"cpu": "2"}, "limits": {"memory": "2560Mi"}
-    }  # fmt: skip
+        "requests": {"cpu": "2"},
+        "limits": {"memory": "2560Mi"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -145,8 +152,9 @@ def test_the_drain_is_the_engines_prestop_and_the_grace_period_grows_to_hold_it(
     made = pool(pod_template=pod_template, drain={"timeoutSeconds": 300})
     lifecycle = engine_after(made)["lifecycle"]
     assert lifecycle["preStop"]["httpGet"] == {
-        "path": f"/drain?seconds=300&token={drain_token(made)}", "port": 7402
-    }  # fmt: skip
+        "path": f"/drain?seconds=300&token={drain_token(made)}",
+        "port": 7402,
+    }
     assert lifecycle["postStart"] == {"exec": {"command": ["true"]}}
     assert injected(made)["spec"]["terminationGracePeriodSeconds"] == 330
 
@@ -233,7 +241,9 @@ def test_the_annotation_names_images_and_version_and_the_charge_says_whose_limit
     assert isinstance(prefill, Injected)
     assert isinstance(decode, Injected)
     assert yaml.safe_load(prefill.info.annotation()) == {
-        "sidecar": SETTINGS.sidecar_image, "connector": SETTINGS.connector_image, "version": "1.2.3"
-    }  # fmt: skip
+        "sidecar": SETTINGS.sidecar_image,
+        "connector": SETTINGS.connector_image,
+        "version": "1.2.3",
+    }
     assert (prefill.info.charged_to, decode.info.charged_to) == ("Engine", "Sidecar")
     assert prefill.info.arena_bytes == 4 << 30

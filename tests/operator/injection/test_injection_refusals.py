@@ -19,36 +19,96 @@ def with_other(**fields: Any) -> dict[str, Any]:
 
 
 TEMPLATES = [
-    ("volume", template(volumes=[{"name": "prfaas-run", "emptyDir": {}}]), f"{POD}.volumes[prfaas-run]", "rename"),
-    ("container", template(initContainers=[{"name": "prfaas-sidecar", "image": "x"}]),
-     f"{POD}.initContainers[prfaas-sidecar]", "rename"),
-    ("other's port", with_other(ports=[{"containerPort": 7401}]), f"{POD}.containers[exporter].ports", "7401"),
-    ("engine's port elsewhere", with_other(ports=[{"containerPort": 8000}]), f"{POD}.containers[exporter].ports",
-     "spec.engine.port"),
-    ("port name", with_other(ports=[{"containerPort": 1, "name": "prfaas-peer"}]),
-     f"{POD}.containers[exporter].ports", "rename"),
-    ("mount", template(container(volumeMounts=[{"name": "x", "mountPath": "/opt/prfaas"}])),
-     f"{ENGINE}.volumeMounts[/opt/prfaas]", "elsewhere"),
-    ("mount inside", template(container(volumeMounts=[{"name": "x", "mountPath": "/run/prfaas/x/"}])),
-     f"{ENGINE}.volumeMounts[/run/prfaas/x]", "elsewhere"),
-    ("read-only mount above", template(container(volumeMounts=[{"name": "x", "mountPath": "/opt", "readOnly": True}])),
-     f"{ENGINE}.volumeMounts[/opt]", "elsewhere"),
-    ("PYTHONPATH from elsewhere",
-     template(container(env=[{"name": "PYTHONPATH", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}])),
-     f"{ENGINE}.env[PYTHONPATH]", "literal"),
-    ("preStop", template(container(lifecycle={"preStop": {"exec": {"command": ["true"]}}})),
-     f"{ENGINE}.lifecycle.preStop", "spec.drain.timeoutSeconds: 0"),
+    (
+        "volume",
+        template(volumes=[{"name": "prfaas-run", "emptyDir": {}}]),
+        f"{POD}.volumes[prfaas-run]",
+        "rename",
+    ),
+    (
+        "container",
+        template(initContainers=[{"name": "prfaas-sidecar", "image": "x"}]),
+        f"{POD}.initContainers[prfaas-sidecar]",
+        "rename",
+    ),
+    (
+        "other's port",
+        with_other(ports=[{"containerPort": 7401}]),
+        f"{POD}.containers[exporter].ports",
+        "7401",
+    ),
+    (
+        "engine's port elsewhere",
+        with_other(ports=[{"containerPort": 8000}]),
+        f"{POD}.containers[exporter].ports",
+        "spec.engine.port",
+    ),
+    (
+        "port name",
+        with_other(ports=[{"containerPort": 1, "name": "prfaas-peer"}]),
+        f"{POD}.containers[exporter].ports",
+        "rename",
+    ),
+    (
+        "mount",
+        template(container(volumeMounts=[{"name": "x", "mountPath": "/opt/prfaas"}])),
+        f"{ENGINE}.volumeMounts[/opt/prfaas]",
+        "elsewhere",
+    ),
+    (
+        "mount inside",
+        template(container(volumeMounts=[{"name": "x", "mountPath": "/run/prfaas/x/"}])),
+        f"{ENGINE}.volumeMounts[/run/prfaas/x]",
+        "elsewhere",
+    ),
+    (
+        "read-only mount above",
+        template(container(volumeMounts=[{"name": "x", "mountPath": "/opt", "readOnly": True}])),
+        f"{ENGINE}.volumeMounts[/opt]",
+        "elsewhere",
+    ),
+    (
+        "PYTHONPATH from elsewhere",
+        template(
+            container(
+                env=[{"name": "PYTHONPATH", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}]
+            )
+        ),
+        f"{ENGINE}.env[PYTHONPATH]",
+        "literal",
+    ),
+    (
+        "preStop",
+        template(container(lifecycle={"preStop": {"exec": {"command": ["true"]}}})),
+        f"{ENGINE}.lifecycle.preStop",
+        "spec.drain.timeoutSeconds: 0",
+    ),
     ("pod resources", template(resources={"limits": {"cpu": "8"}}), f"{POD}.resources", "per container"),
-    ("label", {"metadata": {"labels": {"prfaas.io/pool": "other"}}, **template()},
-     "spec.workload.template.metadata.labels[prfaas.io/pool]", "remove"),
-    ("managed by", {"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}, **template()},
-     "spec.workload.template.metadata.labels[app.kubernetes.io/managed-by]", "remove"),
-    ("annotation", {"metadata": {"annotations": {"prfaas.io/drain-since": "x"}}, **template()},
-     "spec.workload.template.metadata.annotations[prfaas.io/drain-since]", "remove"),
-    ("deletion cost",
-     {"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "5"}}, **template()},
-     "spec.workload.template.metadata.annotations[controller.kubernetes.io/pod-deletion-cost]", "remove"),
-]  # fmt: skip
+    (
+        "label",
+        {"metadata": {"labels": {"prfaas.io/pool": "other"}}, **template()},
+        "spec.workload.template.metadata.labels[prfaas.io/pool]",
+        "remove",
+    ),
+    (
+        "managed by",
+        {"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}, **template()},
+        "spec.workload.template.metadata.labels[app.kubernetes.io/managed-by]",
+        "remove",
+    ),
+    (
+        "annotation",
+        {"metadata": {"annotations": {"prfaas.io/drain-since": "x"}}, **template()},
+        "spec.workload.template.metadata.annotations[prfaas.io/drain-since]",
+        "remove",
+    ),
+    (
+        "deletion cost",
+        {"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "5"}}, **template()},
+        "spec.workload.template.metadata.annotations[controller.kubernetes.io/pod-deletion-cost]",
+        "remove",
+    ),
+]
 
 
 @pytest.mark.parametrize(("what", "made", "field", "remedy"), TEMPLATES, ids=[case[0] for case in TEMPLATES])
@@ -128,13 +188,20 @@ def test_sidecar_resources_that_harm_a_guaranteed_pod_are_refused(
     [
         ({"engine": {"type": "SGLang"}}, "spec.engine.type", "EngineNotSupported"),
         ({"engine": {"type": "TensorRTLLM"}}, "spec.engine.type", "EngineNotSupported"),
-        ({"engine": {"type": "VLLM", "container": "main"}}, "spec.engine.container", "EngineContainerMissing"),
+        (
+            {"engine": {"type": "VLLM", "container": "main"}},
+            "spec.engine.container",
+            "EngineContainerMissing",
+        ),
         ({"engine": {"type": "VLLM", "port": 7402}}, "spec.engine.port", "FieldConflict"),
-        ({"workload": {"leaderWorkerTemplate": {"size": 2, "workerTemplate": template()}}},
-         "spec.workload.leaderWorkerTemplate", "NotImplemented"),
+        (
+            {"workload": {"leaderWorkerTemplate": {"size": 2, "workerTemplate": template()}}},
+            "spec.workload.leaderWorkerTemplate",
+            "NotImplemented",
+        ),
         ({"workload": {}}, "spec.workload.template", "TemplateRejected"),
     ],
-)  # fmt: skip
+)
 def test_pools_that_cannot_be_made(fields: dict[str, Any], field: str, reason: str) -> None:
     ((where, why, message),) = refused(pool(**fields))
     assert (where, why) == (field, reason)

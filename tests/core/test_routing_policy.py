@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.routing import Conditions, Decision, Prompt, Reason, Route, decide
+from prfaas.routing import Conditions, Decision, Mode, Prompt, Reason, Route, decide, in_canary
 
 OPEN = Conditions(threshold_tokens=1000)
 LONG = Prompt(stays_local=None, tokens=5000, cached_tokens=0)
@@ -38,6 +38,22 @@ LONG = Prompt(stays_local=None, tokens=5000, cached_tokens=0)
         ),
         pytest.param(
             LONG, replace(OPEN, healthy_prefill_engines=0), Reason.NO_PREFILL_ENGINE, id="no-prefill-engine"
+        ),
+        pytest.param(
+            LONG,
+            replace(OPEN, compatible_prefill_engines=0),
+            Reason.INCOMPATIBLE_KV,
+            id="no-engine-with-such-kv",
+        ),
+        pytest.param(LONG, replace(OPEN, threshold_tokens=None), Reason.NO_ROUTE, id="no-route"),
+        pytest.param(
+            replace(LONG, stays_local=Reason.TOKENIZER_PENDING),
+            replace(OPEN, threshold_tokens=None),
+            Reason.TOKENIZER_PENDING,
+            id="the-tokenizer-has-not-come",
+        ),
+        pytest.param(
+            LONG, replace(OPEN, mode=Mode.CANARY, in_canary=True), Reason.OVER_THRESHOLD, id="in-the-canary"
         ),
         pytest.param(
             replace(LONG, stays_local=Reason.ECHO, tokens=1),
@@ -75,3 +91,49 @@ def test_a_longer_cached_prefix_never_makes_a_prompt_remote(cached: int, more: i
     before = decide(replace(LONG, cached_tokens=cached), OPEN)
     after = decide(replace(LONG, cached_tokens=cached + more), OPEN)
     assert not (before.route is Route.LOCAL and after.route is Route.REMOTE)
+
+
+LOCALS = [
+    (replace(LONG, tokens=5), OPEN, Reason.UNDER_THRESHOLD),
+    (LONG, replace(OPEN, remote_enabled=False), Reason.REMOTE_DISABLED),
+    (LONG, replace(OPEN, healthy_prefill_engines=0), Reason.NO_PREFILL_ENGINE),
+]
+
+
+@pytest.mark.parametrize(("prompt", "conditions", "reason"), LOCALS, ids=lambda value: str(value)[:14])
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_mode_changes_nothing_for_what_stays_local_anyway(
+    prompt: Prompt, conditions: Conditions, reason: Reason, mode: Mode
+) -> None:
+    would_be = Route.LOCAL if mode is Mode.OBSERVE else None
+    assert decide(prompt, replace(conditions, mode=mode)) == Decision(Route.LOCAL, reason, would_be)
+
+
+@pytest.mark.parametrize(
+    ("mode", "in_share", "expected"),
+    [
+        (Mode.OBSERVE, True, Decision(Route.LOCAL, Reason.OBSERVED, Route.REMOTE)),
+        (Mode.OBSERVE, False, Decision(Route.LOCAL, Reason.OBSERVED, Route.REMOTE)),
+        (Mode.CANARY, False, Decision(Route.LOCAL, Reason.NOT_IN_CANARY, Route.REMOTE)),
+        (Mode.CANARY, True, Decision(Route.REMOTE, Reason.OVER_THRESHOLD)),
+        (Mode.ENFORCE, False, Decision(Route.REMOTE, Reason.OVER_THRESHOLD)),
+    ],
+)
+def test_a_mode_says_how_much_of_a_remote_decision_is_carried_out(
+    mode: Mode, in_share: bool, expected: Decision
+) -> None:
+    assert decide(LONG, replace(OPEN, mode=mode, in_canary=in_share)) == expected
+
+
+@given(st.text(), st.floats(0, 100), st.floats(0, 100))
+def test_a_canary_share_only_grows_with_its_percentage(request_id: str, one: float, two: float) -> None:
+    small, large = sorted((one, two))
+    assert not in_canary(request_id, 0)
+    assert in_canary(request_id, 100)
+    assert in_canary(request_id, large) or not in_canary(request_id, small)
+
+
+def test_a_canary_share_is_about_its_percentage() -> None:
+    # The ids are fixed, so the count is too.
+    counted = sum(in_canary(f"request-{number}", 10) for number in range(10_000))
+    assert 900 < counted < 1100

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from tests.gateway.tokenizers_for_tests import write_model
 from tests.helpers import eventually_async, free_port
 
 
-def write_config(folder: Path, engine: FakeEngine, listen: str, health_listen: str) -> Path:
+def write_config(
+    folder: Path, engine: FakeEngine, listen: str, health_listen: str, **timeouts: float
+) -> Path:
     """A gateway for one local engine and nothing remote."""
     write_model(folder / "model")
     file = folder / "gateway.yaml"
@@ -31,18 +34,22 @@ def write_config(folder: Path, engine: FakeEngine, listen: str, health_listen: s
         "region": "here",
         "models": [{"name": "chat", "tokenizer": "model", "max_model_tokens": 4096, "threshold_tokens": 100}],
         "decode_engines": [{"name": "d", "url": engine.url}],
+        "timeouts": timeouts,
     }
     file.write_text(yaml.safe_dump(config))
     return file
 
 
 @asynccontextmanager
-async def gateway(folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, FakeEngine, str]]:
-    """The process when it is ready, its engine, and its address."""
+async def gateway(
+    folder: Path, **timeouts: float
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, FakeEngine, str, str]]:
+    """The process when it is ready, its engine, its address and that of its health port."""
     ports = free_port(), free_port()
     listen, health = (f"127.0.0.1:{port}" for port in ports)
     async with FakeEngine().run() as engine:
-        file = await asyncio.to_thread(write_config, folder, engine, listen, health)
+        write = partial(write_config, folder, engine, listen, health, **timeouts)
+        file = await asyncio.to_thread(write)
         process = await start(file)
         try:
             async with aiohttp.ClientSession() as client:
@@ -55,7 +62,7 @@ async def gateway(folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.Proces
                         return False
 
                 await eventually_async(ready, within_seconds=30)
-            yield process, engine, f"http://{listen}"
+            yield process, engine, f"http://{listen}", f"http://{health}"
         finally:
             if process.returncode is None:
                 process.kill()
@@ -76,7 +83,7 @@ async def start(file: Path) -> asyncio.subprocess.Process:
 
 
 async def test_a_termination_lets_running_requests_end(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as (process, engine, url), aiohttp.ClientSession() as client:
+    async with gateway(tmp_path) as (process, engine, url, _), aiohttp.ClientSession() as client:
         go_on = asyncio.Event()
         engine.default = Script(go_on=go_on)
         body = {"prompt": "hello", "stream": True}
@@ -105,6 +112,25 @@ async def test_a_termination_lets_running_requests_end(tmp_path: Path) -> None:
         "serving",
         "draining",
     ]
+
+
+async def test_a_termination_is_announced_before_connections_are_refused(tmp_path: Path) -> None:
+    async with (
+        gateway(tmp_path, stopping_seconds=3) as (process, _, url, health),
+        aiohttp.ClientSession() as client,
+    ):
+        process.send_signal(signal.SIGTERM)
+
+        async def announced() -> bool:
+            async with client.get(f"{health}/readyz") as response:
+                return response.status == 503
+
+        await eventually_async(announced)
+        async with client.post(f"{url}/v1/completions", json={"prompt": "hello"}) as response:
+            assert response.status == 200
+            await response.read()
+        await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("taken", ["listen", "health_listen"])

@@ -62,7 +62,8 @@ def _load(entry: EntryPoint) -> click.Command:
 
 def _missing(entry: EntryPoint, module: str) -> str:
     extras = entry.dist.metadata.get_all("Provides-Extra", []) if entry.dist else []
-    install = f"pip install 'prfaas[{entry.name}]'" if entry.name in extras else f"pip install {module}"
+    extra = next(iter(entry.extras), entry.name)
+    install = f"pip install 'prfaas[{extra}]'" if extra in extras else f"pip install {module}"
     return f"`prfaas {entry.name}` needs the Python module {module}, which is not installed: {install}"
 
 
@@ -70,3 +71,8 @@ def _missing(entry: EntryPoint, module: str) -> str:
 @click.version_option(__version__, prog_name="prfaas")
 def main() -> None:
     """Prefill a prompt in one region, decode it in another."""
+
+
+def kubectl_plugin() -> None:
+    """The same under the name that kubectl looks for: `kubectl prfaas …` runs `kubectl-prfaas …`."""
+    main(prog_name="kubectl prfaas")

@@ -1,0 +1,100 @@
+"""What the commands that speak to a cluster share: options, connection, namespace, errors with a remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from kubernetes.aio.config.config_exception import ConfigException
+from kubernetes.aio.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, list_kube_config_contexts
+
+from prfaas.kube import errors
+from prfaas.kube.api import KubeApi
+from prfaas.kube.client import connect
+from prfaas.kube.connect import NoCluster, own_namespace
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+USER_AGENT = "prfaas-cli"
+INSTALL_CRDS = "helm install prfaas …, or: prfaas crds | kubectl apply --server-side -f -"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which cluster, and which namespace of it; None is what the kubeconfig says."""
+
+    kubeconfig: str | None = None
+    context: str | None = None
+    namespace: str | None = None
+
+    def namespace_or_default(self) -> str:
+        """The namespace that is meant, as kubectl would choose it."""
+        return self.namespace or self._namespace_of_context() or own_namespace() or "default"
+
+    def _namespace_of_context(self) -> str | None:
+        file = self.kubeconfig or os.environ.get("KUBECONFIG") or KUBE_CONFIG_DEFAULT_LOCATION
+        try:
+            untyped: Any = list_kube_config_contexts
+            contexts, current = untyped(str(Path(file).expanduser()))
+        except (ConfigException, OSError):
+            # Connecting will say what is wrong with it.
+            return None
+        named = [each for each in contexts if each["name"] == self.context] if self.context else [current]
+        return (named[0] or {}).get("context", {}).get("namespace") if named else None
+
+
+def cluster_options(command: F) -> F:
+    """The options that name cluster and namespace."""
+    for option in (
+        click.option("-n", "--namespace", help="Namespace; default: that of the kubeconfig's context."),
+        click.option("--context", help="Context of the kubeconfig."),
+        click.option("--kubeconfig", type=click.Path(), help="Path of the kubeconfig; default: as kubectl."),
+    ):
+        command = option(command)
+    return command
+
+
+def run(work: Callable[[KubeApi], Awaitable[T]], target: Target) -> T:
+    """Connect, do the work, and turn what goes wrong into an error of the command line."""
+
+    async def connected() -> T:
+        async with await connect(target.kubeconfig, target.context, user_agent=USER_AGENT) as api:
+            return await work(api)
+
+    with explained():
+        return asyncio.run(connected())
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Errors of the client as errors of the command line, with what to do about them."""
+    try:
+        yield
+    except NoCluster as error:
+        raise click.ClickException(f"{error}. Name a cluster with --kubeconfig or KUBECONFIG.") from error
+    except errors.KubeError as error:
+        raise click.ClickException(explain(error)) from error
+
+
+def explain(error: errors.KubeError) -> str:
+    """What went wrong and what to do."""
+    if isinstance(error, errors.NotFound) and not error.kind_is_served:
+        return f"This cluster does not know prfaas: its CRDs are not installed. Install them: {INSTALL_CRDS}"
+    if isinstance(error, errors.Forbidden):
+        return (
+            f"Not allowed: {error}. The chart's ClusterRoles for viewers and editors of prfaas aggregate to "
+            "view and edit: ask for one of those."
+        )
+    if isinstance(error, errors.Unauthorized):
+        return (
+            f"The cluster does not accept these credentials: {error}. Log in again, or try another --context."
+        )
+    if isinstance(error, errors.Unreachable | errors.DeadlineExceeded):
+        return f"The API server cannot be reached: {error}. Is it up, and is this the right --context?"
+    return str(error)

@@ -1,0 +1,119 @@
+"""The state of the fleet as values: what `prfaas status -o json` prints, and what the screen is made from."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from prfaas.api.v1alpha1.common import ApiModel, Time
+
+
+class Health(StrEnum):
+    """How an object is, in one word."""
+
+    WELL = "Well"
+    PROGRESSING = "Progressing"
+    NOT_READY = "NotReady"
+    STALLED = "Stalled"
+    UNSEEN = "Unseen"
+
+
+class OperatorState(StrEnum):
+    """Whether somebody reconciles."""
+
+    LEADING = "Leading"
+    DOWN = "Down"
+    ABSENT = "Absent"
+    NOT_VISIBLE = "NotVisible"
+
+
+class OperatorView(ApiModel):
+    """The operator as its Lease shows it."""
+
+    state: OperatorState
+    message: str
+    namespace: str | None = None
+    holder: str | None = None
+    renewed_at: Time | None = None
+
+
+class PoolView(ApiModel):
+    """A pool. `notes` says what else is worth knowing, most urgent first."""
+
+    kind: str
+    namespace: str
+    name: str
+    model: str
+    health: Health
+    reason: str
+    message: str
+    desired_replicas: int | None = None
+    ready_replicas: int = 0
+    fingerprint: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class PairView(ApiModel):
+    """A route's decode pool with one prefill pool."""
+
+    prefill_pool: str
+    compatible: str
+    reason: str | None = None
+    ready_prefill: int = 0
+    ready_decode: int = 0
+
+
+class RouteView(ApiModel):
+    """A route."""
+
+    namespace: str
+    name: str
+    decode_pool: str
+    wanted_mode: str
+    effective_mode: str | None = None
+    threshold_tokens: int | None = None
+    local_only_until: Time | None = None
+    health: Health
+    reason: str
+    message: str
+    pairs: tuple[PairView, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class EndpointState(StrEnum):
+    """Whether a pod takes requests."""
+
+    READY = "Ready"
+    STARTING = "Starting"
+    PENDING = "Pending"
+    FAILING = "Failing"
+    DRAINING = "Draining"
+    ENDING = "Ending"
+    ENDED = "Ended"
+
+
+class EndpointView(ApiModel):
+    """A pod of a pool."""
+
+    namespace: str
+    name: str
+    pool_kind: str
+    pool: str
+    revision: str | None = None
+    fingerprint: str | None = None
+    state: EndpointState
+    message: str = ""
+    node: str | None = None
+    address: str | None = None
+    restarts: int = 0
+    created_at: Time
+
+
+class FleetView(ApiModel):
+    """Everything, at one moment."""
+
+    at: Time
+    scope: str
+    operator: OperatorView
+    pools: tuple[PoolView, ...] = ()
+    routes: tuple[RouteView, ...] = ()
+    endpoints: tuple[EndpointView, ...] = ()

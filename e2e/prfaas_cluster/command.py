@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,10 @@ from prfaas_cluster import assets, providers
 from prfaas_cluster.bare import cluster as bare
 from prfaas_cluster.errors import ClusterError
 from prfaas_cluster.kubectl import Kubectl
+from prfaas_cluster.options import NAME_VARIABLE, cluster_name, reported_errors
+from prfaas_cluster.product_commands import example, load_product
 from prfaas_cluster.record import Record
-from prfaas_setup import SetupError
 from prfaas_setup.progress import say
-
-NAME_VARIABLE = "PRFAAS_CLUSTER_NAME"
 
 _EXAMPLES = """\b
 Examples:
@@ -27,22 +24,10 @@ Examples:
   eval "$(prfaas cluster env)"                  # kubectl and helm for it
   prfaas cluster up --nodes 2 --kwok-nodes 100
   prfaas cluster load-image image.tar
+  prfaas cluster load-product > values.yaml     # this checkout's images, and the chart's values for them
+  prfaas cluster example | kubectl apply -f -   # pools on this machine's own engine
   prfaas cluster down --all
 """
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except (ClusterError, SetupError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
-
-
-def _name(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--name", default="prfaas", show_default=True, envvar=NAME_VARIABLE, help="Which cluster."
-    )(command)
 
 
 @click.group(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,8 +35,12 @@ def cluster() -> None:
     """Kubernetes clusters for trying prfaas out and for its tests."""
 
 
+cluster.add_command(load_product)
+cluster.add_command(example)
+
+
 @cluster.command()
-@_name
+@cluster_name
 @click.option(
     "--provider",
     type=click.Choice(list(providers.PROVIDERS)),
@@ -70,18 +59,18 @@ def cluster() -> None:
 )
 def up(name: str, provider: str, node_count: int, fake_node_count: int) -> None:
     """Make a cluster, or complete one that is there. Returns when its nodes are Ready."""
-    with _errors():
+    with reported_errors():
         record = providers.up(name, provider, node_count=node_count, fake_node_count=fake_node_count)
     say(f"cluster {record.name} is ready. To use it in this shell:")
     say(f'  eval "$(prfaas cluster env --name {record.name})"')
 
 
 @cluster.command()
-@_name
+@cluster_name
 @click.option("--all", "every", is_flag=True, help="All clusters, and what is left of any.")
 def down(name: str, every: bool) -> None:
     """End a cluster and remove every trace of it, also after a crash. An existing one is left alone."""
-    with _errors():
+    with reported_errors():
         chosen = providers.names() if every else [name]
         for each in chosen:
             for line in providers.down(each):
@@ -89,33 +78,33 @@ def down(name: str, every: bool) -> None:
 
 
 @cluster.command()
-@_name
+@cluster_name
 def env(name: str) -> None:
     """Print what a shell needs: eval "$(prfaas cluster env)"."""
-    with _errors():
+    with reported_errors():
         for line in environment(providers.known(name), assets.program("helm").parent):
             click.echo(line)
 
 
 @cluster.command("load-image")
-@_name
+@cluster_name
 @click.argument(
     "archives", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 def load_image(name: str, archives: tuple[Path, ...]) -> None:
     """Make images known to all nodes, from OCI or Docker archives (tar)."""
-    with _errors():
+    with reported_errors():
         for archive in archives:
             providers.load_image(name, archive)
             say(f"loaded {archive}")
 
 
 @cluster.command()
-@_name
+@cluster_name
 @click.option("--output", "-o", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def status(name: str, output: str) -> None:
     """Say how a cluster does. Exit status 1 when something of it doesn't run."""
-    with _errors():
+    with reported_errors():
         seen = observe(providers.known(name))
     click.echo(json.dumps(seen, indent=2) if output == "json" else "\n".join(table(seen)))
     if not seen["healthy"]:

@@ -173,7 +173,7 @@ def run(command: Sequence[str | Path], *, timeout_seconds: float = COMMAND_SECON
 
 
 def process_ids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def is_alive(pid: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,6 +28,7 @@ from prfaas_operator.planning.actions import (
     Plan,
     ScaleChild,
 )
+from prfaas_operator.planning.snapshot import SnapshotPool, SnapshotRoute
 from prfaas_operator.planning.values import (
     ChildKind,
     ObservedPool,
@@ -181,13 +182,13 @@ class SmallPlanner:
         return Plan(status=None if status == route.status else status)
 
     def after_failure(
-        self, plan: Plan[Any], observed: ObservedPool | ObservedRoute, failure: FailedAction, now: datetime
+        self, plan: Plan[Any], pool: ObservedPool, failed: FailedAction, now: datetime
     ) -> Plan[Any]:
-        self.failures.append(failure)
-        return Plan(events=(Event(EventType.WARNING, failure.code, failure.message[:200]),))
+        self.failures.append(failed)
+        return Plan(events=(Event(EventType.WARNING, failed.code, failed.message[:200]),))
 
     def snapshot(
-        self, pools: tuple[ObservedPool, ...], routes: tuple[ObservedRoute, ...], now: datetime
+        self, pools: Iterable[SnapshotPool], routes: Iterable[SnapshotRoute], now: datetime
     ) -> Snapshot:
         return Snapshot.sealed(region="eu", trust_domain="example.org", models=())
 

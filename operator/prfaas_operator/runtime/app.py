@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 USER_AGENT = "prfaas-operator"
 CRD_POLL_SECONDS = 2.0
+KOPF_ENDING_SECONDS = 8.0
 FLEET_PAUSE_SECONDS = 0.3
 # A fleet pass looks at all pools: it may take a tenth of the time at most.
 FLEET_SHARE = 10.0
@@ -71,7 +72,7 @@ class Operator:
         self._config = config
         self._clock = loop.time
         self.metrics = Metrics()
-        self.namespace = _own_namespace(config)
+        self.namespace = own_namespace_of(config)
         self.namespaces: tuple[str | None, ...] = config.watch_namespaces or (None,)
         load = configuration_loader(config.kubeconfig, config.context)
         identity = config.leader_election.identity or os.environ.get("POD_NAME") or f"pid-{os.getpid()}"
@@ -174,14 +175,13 @@ class Operator:
                 if not stop.is_set():
                     await self._follow_and_lead(stop, catch_signals)
         finally:
-            await self._reports.close()
             await self.health.stop()
 
     async def _follow_and_lead(self, stop: asyncio.Event, catch_signals: Callable[[], None]) -> None:
         """Everything follows the cluster; one replica leads as well."""
         kopf_stop = asyncio.Event()
+        informer = asyncio.create_task(self._kopf(kopf_stop, catch_signals), name="kopf")
         parts = {
-            asyncio.create_task(self._kopf(kopf_stop, catch_signals), name="kopf"),
             asyncio.create_task(self._children.run(), name="reflectors"),
             *(
                 asyncio.create_task(audit.run(), name=f"audit of {kind}")
@@ -191,7 +191,9 @@ class Operator:
         leading = asyncio.create_task(self._lead_when_ready(), name="leading")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
-            done, _ = await asyncio.wait({*parts, leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {informer, *parts, leading, stopping}, return_when=asyncio.FIRST_COMPLETED
+            )
             for task in done - {stopping}:
                 # None of them ends by itself in good order.
                 task.result()
@@ -201,8 +203,12 @@ class Operator:
             await _end({leading})
             if stop.is_set():
                 await self.elector.release()
-            kopf_stop.set()
             await _end({*parts, stopping})
+            await self._reports.close()
+            # Last, as kopf cancels what it takes for its own tasks.
+            kopf_stop.set()
+            await asyncio.wait({informer}, timeout=KOPF_ENDING_SECONDS)
+            await _end({informer})
 
     async def _lead_when_ready(self) -> None:
         for audit in self.audits.values():
@@ -398,11 +404,16 @@ async def _end(tasks: set[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _own_namespace(config: OperatorConfig) -> str:
+def own_namespace_of(config: OperatorConfig) -> str:
+    """The namespace of the operator's own objects.
+
+    Raises:
+        NoNamespace: neither the configuration nor the surroundings say.
+    """
     found = config.own_namespace or os.environ.get("POD_NAMESPACE") or own_namespace()
     if not found:
         raise NoNamespace("set own_namespace, or POD_NAMESPACE: where the lease and the authority are kept")
     return found
 
 
-__all__ = ["LeaseLost", "NoNamespace", "Operator"]
+__all__ = ["LeaseLost", "NoNamespace", "Operator", "own_namespace_of"]

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prfaas.api import keys
+from prfaas.api.keys import PoolKind
 from prfaas.api.snapshot import Snapshot
+from prfaas.api.v1alpha1 import PrefillRouteSpec
 from prfaas.kube import errors
 from prfaas.kube.api import KubeApi
 from prfaas.kube.resources import CONFIG_MAPS, SECRETS, Object
 from prfaas_operator.planning import certificates as renewal
 from prfaas_operator.planning.actions import IssueCertificate
-from prfaas_operator.planning.values import RouteKey
+from prfaas_operator.planning.snapshot import SnapshotRoute, pool_for_snapshot
+from prfaas_operator.planning.values import PoolKey, RouteKey
 from prfaas_operator.runtime import certificates
 from prfaas_operator.runtime.certificates import Authority, AuthorityUnusable
 from prfaas_operator.runtime.executor import Executor, secret
-from prfaas_operator.runtime.observer import Observer
+from prfaas_operator.runtime.facts import CustomValue, Fact
+from prfaas_operator.runtime.observer import Observer, parse_spec
 from prfaas_operator.runtime.planner import Planner
 from prfaas_operator.runtime.queue import RetryLater
 from prfaas_operator.runtime.store import Store
@@ -35,6 +40,7 @@ class FleetKey:
 
 
 FLEET = FleetKey()
+POOL_KINDS: tuple[PoolKind, ...] = (keys.PREFILL_POOL, keys.DECODE_POOL)
 LABELS = {keys.LABEL_MANAGED_BY: keys.MANAGED_BY}
 
 
@@ -144,15 +150,20 @@ class Fleet:
 
     async def _tell_gateways(self, now: datetime) -> None:
         """Write the snapshot when it differs from what is stored."""
-        pools = tuple(
+        pools = (
             pool
-            for key in sorted(self._store.pool_keys())
-            if (pool := self._observer.pool_alone(key)) is not None
+            for kind in POOL_KINDS
+            for fact in self._store.custom(kind)
+            if not fact.value.deleted
+            and (pool := pool_for_snapshot(_key(kind, fact), json.loads(fact.value.spec))) is not None
         )
-        routes = tuple(
-            route
-            for fact in sorted(self._store.routes, key=lambda fact: (fact.namespace, fact.name))
-            if (route := self._observer.route(RouteKey(fact.namespace, fact.name))) is not None
+        routes = (
+            SnapshotRoute(
+                RouteKey(fact.namespace, fact.name), fact.value.created_at, spec, fact.value.annotations
+            )
+            for fact in self._store.routes
+            if not fact.value.deleted
+            and (spec := parse_spec(PrefillRouteSpec, fact.value.spec)[0]) is not None
         )
         snapshot = self._planner.snapshot(pools, routes, now)
         if self._policy is None:
@@ -177,3 +188,7 @@ class Fleet:
             return Snapshot.from_json(body["data"][keys.GATEWAY_POLICY_KEY]).computed_revision()
         except (errors.NotFound, KeyError, TypeError, ValueError):
             return ""
+
+
+def _key(kind: PoolKind, fact: Fact[CustomValue]) -> PoolKey:
+    return PoolKey(kind, fact.namespace, fact.name)

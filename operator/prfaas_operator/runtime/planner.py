@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Protocol
 
 from prfaas.api.snapshot import Snapshot
 from prfaas_operator.planning.actions import FailedAction, Plan
+from prfaas_operator.planning.snapshot import SnapshotPool, SnapshotRoute
 from prfaas_operator.planning.values import (
     ObservedPool,
     ObservedRoute,
@@ -33,12 +35,12 @@ class Planner(Protocol):
     def route(self, route: ObservedRoute, now: datetime) -> Plan[Any]: ...
 
     def after_failure(
-        self, plan: Plan[Any], observed: ObservedPool | ObservedRoute, failure: FailedAction, now: datetime
+        self, plan: Plan[Any], pool: ObservedPool, failed: FailedAction, now: datetime
     ) -> Plan[Any]:
         """The plan whose status and events are to be written when an action failed."""
 
     def snapshot(
-        self, pools: tuple[ObservedPool, ...], routes: tuple[ObservedRoute, ...], now: datetime
+        self, pools: Iterable[SnapshotPool], routes: Iterable[SnapshotRoute], now: datetime
     ) -> Snapshot: ...
 
     def gateway_identity(self) -> str: ...

@@ -128,8 +128,9 @@ class Reconciler:
             RetryLater: an action failed, and may succeed later.
         """
         namespace, name = observed.key.namespace, observed.key.name
-        failure = await self._executor.run(namespace, plan.actions)
-        if failure is not None:
+        actions = plan.actions
+        failure = await self._executor.run(namespace, actions)
+        if failure is not None and isinstance(observed, ObservedPool):
             plan = self._planner.after_failure(plan, observed, failure, datetime.now(UTC))
         wrote_status = await self._write_status(kind, observed, plan)
         if plan.events:
@@ -137,8 +138,8 @@ class Reconciler:
                 keys.API_VERSION, kind, namespace, name, observed.uid, observed.resource_version
             )
             await self._events.write(regarding, plan.events)
-        if plan.actions or wrote_status or failure is not None:
-            _log_decision(kind, observed, plan, failure, wrote_status=wrote_status)
+        if actions or wrote_status or failure is not None:
+            _log_decision(kind, observed, actions, plan, failure, wrote_status=wrote_status)
         if failure is not None:
             if failure.retryable:
                 raise RetryLater(f"{_short(failure.action)}: {failure.message}")
@@ -187,6 +188,7 @@ class Reconciler:
 def _log_decision(
     kind: str,
     observed: ObservedPool | ObservedRoute,
+    actions: tuple[Action, ...],
     plan: Plan[Any],
     failure: FailedAction | None,
     *,
@@ -199,8 +201,8 @@ def _log_decision(
         "name": observed.key.name,
         "generation": observed.generation,
         "resource_version": observed.resource_version,
-        "actions": [_short(action) for action in plan.actions],
-        "why": [action.why for action in plan.actions],
+        "actions": [_short(action) for action in actions],
+        "why": [action.why for action in actions],
         "events": [event.reason for event in plan.events],
         "status_written": wrote_status,
         "failed": None

@@ -221,8 +221,7 @@ def cni(node: Node) -> dict[str, Any]:
                     "ranges": [[{"subnet": str(node.pods_network)}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
-            },
-            {"type": "portmap", "capabilities": {"portMappings": True}},
+            }
         ],
     }
 

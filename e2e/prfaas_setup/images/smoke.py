@@ -62,11 +62,11 @@ def _specification(
         {"destination": "/proc", "type": "proc", "source": "proc"},
         {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
         {
-            "destination": "/tmp",
+            "destination": "/tmp",  # noqa: S108 - in the image
             "type": "tmpfs",
             "source": "tmpfs",
             "options": ["nosuid", "nodev", "mode=1777"],
-        },  # noqa: S108
+        },
     ]
     volumes += [
         {"destination": at, "type": "bind", "source": str(path), "options": ["rbind", "ro"]}

@@ -75,11 +75,9 @@ def canonical(template: Mapping[str, Any]) -> dict[str, Any]:
 
 def _container(container: Mapping[str, Any]) -> dict[str, Any]:
     found = _without(container, _CONTAINER)
-    # What the server takes depends on the tag: `latest`, written or left out, is pulled always.
-    name = str(found.get("image", "")).rsplit("/", 1)[-1]
-    latest = "@" not in name and (":" not in name or name.endswith(":latest"))
-    if found.get("imagePullPolicy") == ("Always" if latest else "IfNotPresent"):
-        del found["imagePullPolicy"]
+    found = _without(found, {"imagePullPolicy": _pull_policy(found.get("image"))})
+    if isinstance(found.get("lifecycle"), Mapping):
+        found["lifecycle"] = {event: _handler(handler) for event, handler in found["lifecycle"].items()}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         if isinstance(found.get(probe), Mapping):
             found[probe] = _probe(found[probe])
@@ -100,11 +98,21 @@ def _variable(variable: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _probe(probe: Mapping[str, Any]) -> dict[str, Any]:
-    found = _without(probe, _PROBE)
-    if isinstance(found.get("httpGet"), Mapping):
-        found["httpGet"] = _without(found["httpGet"], {"scheme": "HTTP"})
-    return found
+def _pull_policy(image: Any) -> str:
+    """What the server takes: `latest`, written or left out, is pulled always."""
+    name = str(image or "").rsplit("/", 1)[-1]
+    latest = "@" not in name and (":" not in name or name.endswith(":latest"))
+    return "Always" if latest else "IfNotPresent"
+
+
+def _probe(probe: Mapping[str, Any]) -> Any:
+    return _handler(_without(probe, _PROBE))
+
+
+def _handler(handler: Any) -> Any:
+    if not isinstance(handler, Mapping) or not isinstance(handler.get("httpGet"), Mapping):
+        return handler
+    return {**handler, "httpGet": _without(handler["httpGet"], {"scheme": "HTTP"})}
 
 
 def _volume(volume: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,6 +120,9 @@ def _volume(volume: Mapping[str, Any]) -> dict[str, Any]:
     for source in ("secret", "configMap", "projected", "downwardAPI"):
         if isinstance(found.get(source), Mapping):
             found[source] = _without(found[source], {"defaultMode": _VOLUME_MODE})
+    if isinstance(found.get("image"), Mapping):
+        policy = _pull_policy(found["image"].get("reference"))
+        found["image"] = _without(found["image"], {"pullPolicy": policy})
     if isinstance(found.get("hostPath"), Mapping):
         found["hostPath"] = _without(found["hostPath"], {"type": ""})
     if isinstance(found.get("persistentVolumeClaim"), Mapping):

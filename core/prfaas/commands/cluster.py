@@ -37,16 +37,35 @@ class Target:
         """The namespace that is meant, as kubectl would choose it."""
         return self.namespace or self._namespace_of_context() or own_namespace() or "default"
 
+    def check(self) -> None:
+        """Say so when KUBECONFIG names no file: the client's own words for that lead astray.
+
+        Raises:
+            NoCluster: it names none.
+        """
+        named = os.environ.get("KUBECONFIG")
+        if self.kubeconfig is None and named and not _files(named):
+            raise NoCluster(f"KUBECONFIG is {named}, and no such file is there")
+
     def _namespace_of_context(self) -> str | None:
-        file = self.kubeconfig or os.environ.get("KUBECONFIG") or KUBE_CONFIG_DEFAULT_LOCATION
+        places = self.kubeconfig or os.environ.get("KUBECONFIG") or KUBE_CONFIG_DEFAULT_LOCATION
+        files = _files(places)
+        if not files:
+            return None
         try:
             untyped: Any = list_kube_config_contexts
-            contexts, current = untyped(str(Path(file).expanduser()))
+            contexts, current = untyped(os.pathsep.join(files))
         except (ConfigException, OSError):
             # Connecting will say what is wrong with it.
             return None
         named = [each for each in contexts if each["name"] == self.context] if self.context else [current]
         return (named[0] or {}).get("context", {}).get("namespace") if named else None
+
+
+def _files(places: str) -> list[str]:
+    """Those of several paths, separated as in PATH, that are there."""
+    paths = [Path(place).expanduser() for place in places.split(os.pathsep) if place]
+    return [str(path) for path in paths if path.is_file()]
 
 
 def cluster_options(command: F) -> F:
@@ -64,6 +83,7 @@ def run(work: Callable[[KubeApi], Awaitable[T]], target: Target) -> T:
     """Connect, do the work, and turn what goes wrong into an error of the command line."""
 
     async def connected() -> T:
+        target.check()
         async with await connect(target.kubeconfig, target.context, user_agent=USER_AGENT) as api:
             return await work(api)
 

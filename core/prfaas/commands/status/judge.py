@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from prfaas.api.conditions import ConditionType, Reason, find
-from prfaas.api.keys import ANNOTATION_DRAIN_SINCE, LABEL_POOL, LABEL_POOL_KIND, LABEL_REVISION
+from prfaas.api.keys import (
+    ANNOTATION_DRAIN_SINCE,
+    ANNOTATION_HOLD,
+    ANNOTATION_LOCAL_ONLY,
+    LABEL_POOL,
+    LABEL_POOL_KIND,
+    LABEL_REVISION,
+)
 from prfaas.api.v1alpha1 import Condition, ConditionStatus, PoolStatus, PrefillRouteStatus
 from prfaas.api.v1alpha1.common import ObjectStatus, Time
 from prfaas.commands.durations import short_duration
@@ -97,7 +105,11 @@ def pool_view(pool: Object, now: datetime) -> PoolView:
         desired_replicas=status.desired_replicas if status.observed_generation is not None else None,
         ready_replicas=status.ready_replicas,
         fingerprint=status.kv.fingerprint if status.kv else None,
-        notes=(*_pool_notes(status, now), *_details(status.conditions, reason)),
+        notes=(
+            *_asked_for(about, ANNOTATION_HOLD, status.hold is not None, now),
+            *_pool_notes(status, now),
+            *_details(status.conditions, reason),
+        ),
     )
 
 
@@ -134,7 +146,11 @@ def route_view(route: Object, now: datetime) -> RouteView:
             )
             for pair in status.pairs
         ),
-        notes=(*switched, *_details(status.conditions, reason)),
+        notes=(
+            *_asked_for(about, ANNOTATION_LOCAL_ONLY, until is not None, now),
+            *switched,
+            *_details(status.conditions, reason),
+        ),
     )
 
 
@@ -244,6 +260,18 @@ def _pool_notes(status: PoolStatus, now: datetime) -> list[str]:
             f"{status.updated_replicas} of {status.desired_replicas} updated"
         )
     return notes
+
+
+def _asked_for(about: Mapping[str, Any], annotation: str, in_force: bool, now: datetime) -> list[str]:
+    """An override that somebody has set and the operator has not taken up."""
+    text = (about.get("annotations") or {}).get(annotation)
+    if text is None or in_force:
+        return []
+    try:
+        until = _moment(json.loads(text)["until"])
+    except (ValueError, KeyError, TypeError):
+        return [f"the annotation {annotation} cannot be read: set it with prfaas hold or prfaas route"]
+    return [f"{annotation} is set and not in force yet"] if until > now else []
 
 
 def _details(conditions: Sequence[Condition], told: str) -> list[str]:

@@ -97,7 +97,7 @@ def _routes(routes: Sequence[RouteView], namespaces: bool) -> Table:
 
 
 def _endpoints(endpoints: Sequence[EndpointView], now: datetime, namespaces: bool) -> Table:
-    table = _table(("POD", "POOL", "STATE", "FINGERPRINT", "RESTARTS", "AGE"), "NODE", namespaces)
+    table = _table(("POD", "POOL", "STATE", "FINGERPRINT", "RESTARTS", "AGE"), "NODE, WHY", namespaces)
     for pod in endpoints:
         cells: list[str | Text] = [
             pod.name,

@@ -12,9 +12,8 @@ from prfaas.api.v1alpha1 import Pool, quantity_bytes
 from prfaas_operator.injection import names
 from prfaas_operator.injection.containers import SIDECAR_MEMORY_LEAST_BYTES, sidecar_resources
 from prfaas_operator.injection.quantities import amount, is_guaranteed, limits_of, text_of_bytes
-from prfaas_operator.injection.references import TEMPLATE_FIELD
 from prfaas_operator.injection.results import Refusal
-from prfaas_operator.injection.shapes import POD_FIELD
+from prfaas_operator.injection.shapes import POD_FIELD, TEMPLATE_FIELD
 
 # What an engine needs beside the arena, at the very least: an interpreter with torch.
 ENGINE_MEMORY_LEAST_BYTES = 512 << 20

@@ -92,7 +92,8 @@ def _container(container: Mapping[str, Any]) -> dict[str, Any]:
 
 def _variable(variable: Mapping[str, Any]) -> dict[str, Any]:
     found = _without(variable, {"value": ""})
-    reference = (found.get("valueFrom") or {}).get("fieldRef")
+    source = found.get("valueFrom")
+    reference = source.get("fieldRef") if isinstance(source, Mapping) else None
     if isinstance(reference, Mapping) and reference.get("apiVersion") == "v1":
         found["valueFrom"] = {"fieldRef": {k: v for k, v in reference.items() if k != "apiVersion"}}
     return found

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TEMPLATE_FIELD = "spec.workload.template"
+from prfaas_operator.injection.shapes import POD_FIELD, malformed
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,9 +28,13 @@ class TemplateReference:
 
 
 def template_references(template: Mapping[str, Any]) -> tuple[TemplateReference, ...]:
-    """Each object once, in the order in which the template names them; required beats optional."""
+    """Each object once, in the order in which the template names them; required beats optional.
+
+    Nothing of a template that the injection refuses for its shape.
+    """
     found: dict[tuple[str, str], TemplateReference] = {}
-    for reference in _walk(template.get("spec") or {}):
+    pod = _object(template.get("spec"))
+    for reference in () if malformed(pod) else _walk(pod):
         key = (reference.kind, reference.name)
         known = found.get(key)
         if known is None:
@@ -47,54 +51,53 @@ def template_references(template: Mapping[str, Any]) -> tuple[TemplateReference,
 
 
 def _walk(spec: Mapping[str, Any]) -> Iterator[TemplateReference]:
-    base = f"{TEMPLATE_FIELD}.spec"
     if name := spec.get("serviceAccountName"):
-        yield TemplateReference("ServiceAccount", name, f"{base}.serviceAccountName")
+        yield TemplateReference("ServiceAccount", str(name), f"{POD_FIELD}.serviceAccountName")
     for secret in spec.get("imagePullSecrets") or []:
         # The kubelet starts pods whose pull secrets are missing, if the image needs none.
         if name := secret.get("name"):
-            yield TemplateReference("Secret", name, f"{base}.imagePullSecrets", optional=True)
+            yield TemplateReference("Secret", str(name), f"{POD_FIELD}.imagePullSecrets", optional=True)
     for volume in spec.get("volumes") or []:
-        yield from _of_volume(volume, f"{base}.volumes[{volume.get('name')}]")
+        yield from _of_volume(volume, f"{POD_FIELD}.volumes[{volume.get('name')}]")
     for group in ("initContainers", "containers"):
         for container in spec.get(group) or []:
-            yield from _of_container(container, f"{base}.{group}[{container.get('name')}]")
+            yield from _of_container(container, f"{POD_FIELD}.{group}[{container.get('name')}]")
 
 
 def _of_volume(volume: Mapping[str, Any], field: str) -> Iterator[TemplateReference]:
-    if claim := volume.get("persistentVolumeClaim"):
+    if claim := _object(volume.get("persistentVolumeClaim")):
         yield TemplateReference(
             "PersistentVolumeClaim",
-            claim.get("claimName", ""),
+            str(claim.get("claimName", "")),
             f"{field}.persistentVolumeClaim.claimName",
             writable=not claim.get("readOnly", False),
         )
-    if secret := volume.get("secret"):
+    if secret := _object(volume.get("secret")):
         yield from _named("Secret", secret, f"{field}.secret.secretName", "secretName")
-    if config := volume.get("configMap"):
+    if config := _object(volume.get("configMap")):
         yield from _named("ConfigMap", config, f"{field}.configMap.name")
-    for index, source in enumerate((volume.get("projected") or {}).get("sources") or []):
+    for index, source in enumerate(_objects(_object(volume.get("projected")).get("sources"))):
         at = f"{field}.projected.sources[{index}]"
-        if secret := source.get("secret"):
+        if secret := _object(source.get("secret")):
             yield from _named("Secret", secret, f"{at}.secret.name")
-        if config := source.get("configMap"):
+        if config := _object(source.get("configMap")):
             yield from _named("ConfigMap", config, f"{at}.configMap.name")
-    if secret := (volume.get("csi") or {}).get("nodePublishSecretRef"):
+    if secret := _object(_object(volume.get("csi")).get("nodePublishSecretRef")):
         yield from _named("Secret", secret, f"{field}.csi.nodePublishSecretRef.name")
 
 
 def _of_container(container: Mapping[str, Any], field: str) -> Iterator[TemplateReference]:
     for index, source in enumerate(container.get("envFrom") or []):
-        if secret := source.get("secretRef"):
+        if secret := _object(source.get("secretRef")):
             yield from _named("Secret", secret, f"{field}.envFrom[{index}].secretRef.name")
-        if config := source.get("configMapRef"):
+        if config := _object(source.get("configMapRef")):
             yield from _named("ConfigMap", config, f"{field}.envFrom[{index}].configMapRef.name")
     for variable in container.get("env") or []:
-        source = variable.get("valueFrom") or {}
+        source = _object(variable.get("valueFrom"))
         at = f"{field}.env[{variable.get('name')}].valueFrom"
-        if secret := source.get("secretKeyRef"):
+        if secret := _object(source.get("secretKeyRef")):
             yield from _named("Secret", secret, f"{at}.secretKeyRef.name")
-        if config := source.get("configMapKeyRef"):
+        if config := _object(source.get("configMapKeyRef")):
             yield from _named("ConfigMap", config, f"{at}.configMapKeyRef.name")
 
 
@@ -102,4 +105,13 @@ def _named(
     kind: str, source: Mapping[str, Any], field: str, key: str = "name"
 ) -> Iterator[TemplateReference]:
     if name := source.get(key):
-        yield TemplateReference(kind, name, field, optional=bool(source.get("optional", False)))
+        yield TemplateReference(kind, str(name), field, optional=bool(source.get("optional", False)))
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """What is no object names nothing; the server's dry run says that it is wrong."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    return [_object(one) for one in value] if isinstance(value, list) else []

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prfaas.api.conditions import Reason
-from prfaas_operator.injection.references import TEMPLATE_FIELD
 from prfaas_operator.injection.results import Refusal
 
+TEMPLATE_FIELD = "spec.workload.template"
 POD_FIELD = f"{TEMPLATE_FIELD}.spec"
+
+_KEYS = {"name": str, "mountPath": str, "protocol": str, "containerPort": int}
 
 
 def malformed(pod: Mapping[str, Any]) -> tuple[Refusal, ...]:
@@ -20,7 +22,10 @@ def malformed(pod: Mapping[str, Any]) -> tuple[Refusal, ...]:
 def _walk(pod: Mapping[str, Any]) -> Iterator[Refusal]:
     for group in ("containers", "initContainers", "volumes", "imagePullSecrets"):
         if not _list_of_objects(pod.get(group)):
-            yield _shape(f"{POD_FIELD}.{group}", "a list of objects")
+            yield _shape(
+                f"{POD_FIELD}.{group}",
+                "a list of objects, with names that are texts and ports that are numbers",
+            )
     for field in ("securityContext", "resources"):
         if not isinstance(pod.get(field) or {}, Mapping):
             yield _shape(f"{POD_FIELD}.{field}", "an object")
@@ -35,7 +40,9 @@ def _walk(pod: Mapping[str, Any]) -> Iterator[Refusal]:
 def _malformed_container(container: Mapping[str, Any], field: str) -> Iterator[Refusal]:
     for name in ("env", "envFrom", "ports", "volumeMounts"):
         if not _list_of_objects(container.get(name)):
-            yield _shape(f"{field}.{name}", "a list of objects")
+            yield _shape(
+                f"{field}.{name}", "a list of objects, with names that are texts and ports that are numbers"
+            )
     for name in ("command", "args"):
         tokens = container.get(name) or []
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
@@ -50,7 +57,15 @@ def _malformed_container(container: Mapping[str, Any], field: str) -> Iterator[R
 
 
 def _list_of_objects(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(one, Mapping) for one in value))
+    return value is None or (isinstance(value, list) and all(map(_is_item, value)))
+
+
+def _is_item(value: Any) -> bool:
+    """An object whose keys by which lists are searched are of their types."""
+    return isinstance(value, Mapping) and all(
+        value.get(key) is None or (isinstance(value[key], kind) and not isinstance(value[key], bool))
+        for key, kind in _KEYS.items()
+    )
 
 
 def _shape(field: str, wanted: str) -> Refusal:

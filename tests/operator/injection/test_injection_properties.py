@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prfaas_operator.injection import Injected, Refusals, inject
+from prfaas_operator.injection import Injected, Refusals, inject, revision_hash, template_references
 from prfaas_operator.injection.adoption import adopt
 from prfaas_operator.injection.defaults import canonical, without_defaults
 from tests.operator.injection.pools import SETTINGS, pool
@@ -159,3 +159,63 @@ def test_adopting_a_deployment_and_injecting_keeps_every_container(kind: str, po
             assert now[field] == own[field]
         for field in set(own) & {"args", "ports", "volumeMounts"}:
             assert is_within(own[field], now[field])
+
+
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 9)
+    | st.sampled_from(["", "engine", "vllm", "PYTHONPATH", "4Gi", "²"])
+)
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "name",
+                    "value",
+                    "valueFrom",
+                    "fieldRef",
+                    "httpGet",
+                    "limits",
+                    "memory",
+                    "cpu",
+                    "secret",
+                    "image",
+                    "preStop",
+                    "mountPath",
+                    "containerPort",
+                    "sources",
+                    "projected",
+                    "persistentVolumeClaim",
+                ]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=10,
+)
+POD_FIELDS = (
+    "initContainers volumes imagePullSecrets securityContext resources terminationGracePeriodSeconds "
+    "serviceAccountName serviceAccount"
+).split()
+CONTAINER_FIELDS = (
+    "command args env envFrom ports volumeMounts resources lifecycle image livenessProbe securityContext"
+).split()
+
+
+@settings(max_examples=300)
+@given(
+    KINDS,
+    st.dictionaries(st.sampled_from(POD_FIELDS), ANYTHING, max_size=3),
+    st.dictionaries(st.sampled_from(CONTAINER_FIELDS), ANYTHING, max_size=3) | ANYTHING,
+)
+def test_no_template_makes_the_operator_stumble(kind: str, pod: dict[str, Any], engine: Any) -> None:
+    one = {"name": "engine", **engine} if isinstance(engine, dict) else engine
+    made = pool(kind, {"spec": {"containers": [one], **pod}})
+    assert isinstance(inject(made, SETTINGS), Injected | Refusals)
+    assert len(revision_hash(made, SETTINGS)) == 8
+    template_references({"spec": {"containers": [one], **pod}})

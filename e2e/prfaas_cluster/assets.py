@@ -10,6 +10,7 @@ kubectl.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -33,7 +34,6 @@ ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
 ASSETS_BY_CONVENTION = ("etcd", "kube-apiserver", "kubectl")
 BUILD_SECONDS = 3600.0
 FETCH_SECONDS = 900.0
-LOOK_SECONDS = 60.0
 RECIPE_VERSION = 1
 NEEDED_DISK_BYTES = 8 << 30
 WHEEL_PROGRAMS = ("kubectl", "helm")
@@ -211,20 +211,28 @@ def go_version() -> str:
         f"itself with GOTOOLCHAIN=auto), or set {ASSETS_VARIABLE} to a folder with "
         f"{', '.join(ASSETS_BY_CONVENTION)}, which is enough for tests that need an API server alone"
     )
-    if shutil.which("go") is None:
+    go = shutil.which("go")
+    if go is None:
         raise SetupError(f"Kubernetes is built from source, and there is no `go` on PATH. {remedy}")
+    version, problem = _ask_go(go, os.environ.get("GOTOOLCHAIN"))
+    if problem:
+        raise SetupError(f"this Go can't build Kubernetes: {problem}. {remedy}")
+    return version
+
+
+@functools.cache
+def _ask_go(go: str, toolchain: str | None) -> tuple[str, str]:
+    """Its version, or why it has none for us. Asked once, as the name of every program depends on it."""
     asked = subprocess.run(
-        ["go", "env", "GOVERSION"],
+        [go, "env", "GOVERSION"],
         cwd=_module_of("etcd").folder,
         env=_build_env(),
         capture_output=True,
         text=True,
-        timeout=LOOK_SECONDS,
+        timeout=FETCH_SECONDS,
         check=False,
     )
-    if asked.returncode != 0:
-        raise SetupError(f"this Go can't build Kubernetes: {asked.stderr.strip()}. {remedy}")
-    return asked.stdout.strip()
+    return (asked.stdout.strip(), "") if asked.returncode == 0 else ("", asked.stderr.strip())
 
 
 def leftover_folders() -> list[Path]:

@@ -73,7 +73,7 @@ def down(name: str, every: bool) -> None:
     with reported_errors():
         chosen = providers.names() if every else [name]
         for each in chosen:
-            for line in providers.down(each):
+            for line in providers.down(each) or [f"nothing is left of a cluster {each}"]:
                 click.echo(line)
 
 

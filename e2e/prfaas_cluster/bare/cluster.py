@@ -26,7 +26,15 @@ from prfaas_cluster.bare.layout import (
     free_number,
 )
 from prfaas_cluster.bare.parts import Part
-from prfaas_cluster.bare.sandbox import Sandbox, find_sandbox, find_sandboxes, make_sandbox, run, send
+from prfaas_cluster.bare.sandbox import (
+    Sandbox,
+    find_sandbox,
+    find_sandboxes,
+    make_sandbox,
+    run,
+    running_parts,
+    send,
+)
 from prfaas_cluster.errors import ClusterError
 from prfaas_cluster.kubectl import Kubectl
 from prfaas_cluster.process import last_line
@@ -152,16 +160,13 @@ def layout_of(record: Record) -> Layout:
 def part_states(record: Record) -> list[tuple[Part, int | None]]:
     """Every program of the cluster and its process id, None where it doesn't run."""
     layout = layout_of(record)
-    programs = {name: assets.program(name) for name in (*PROGRAMS, "kwok")}
+    programs = assets.programs([*PROGRAMS, *(["kwok"] if record.fake_node_count else [])])
     stages = assets.kwok_stages() if record.fake_node_count else []
     wanted = part_lists.control_plane_parts(layout, programs, stages)
     for node in layout.nodes:
         wanted += [part_lists.runtime_part(node, _containerd()), *part_lists.node_parts(node, programs)]
-    running = {sandbox.name: sandbox for sandbox in find_sandboxes(record.name)}
-    return [
-        (part, running[part.sandbox].part(part.name, part.program) if part.sandbox in running else None)
-        for part in wanted
-    ]
+    running = running_parts(record.name)
+    return [(part, running.get((part.name, str(part.program)))) for part in wanted]
 
 
 def wait_until_ready(record: Record, within_seconds: float = READY_SECONDS) -> None:

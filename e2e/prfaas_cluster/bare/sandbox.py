@@ -77,11 +77,7 @@ class Sandbox:
         Args:
             program: tells the part from what it has started, which carries its mark too.
         """
-        mark = f"{PART_VARIABLE}={self.cluster}/{part}".encode()
-        for pid in process_ids():
-            if mark in _environment(pid) and _arguments(pid)[:1] == [str(program).encode()]:
-                return pid
-        return None
+        return running_parts(self.cluster).get((part, str(program)))
 
     def end(self) -> None:
         """End everything inside, at once.
@@ -149,6 +145,18 @@ def find_sandboxes(cluster: str | None = None) -> list[Sandbox]:
             if key.decode(errors="replace") == MARK_VARIABLE and name and cluster in (None, owner):
                 found.append(Sandbox(owner, name, pid))
     return sorted(found, key=lambda each: (each.cluster, each.name))
+
+
+def running_parts(cluster: str) -> dict[tuple[str, str], int]:
+    """Process ids of all that `Sandbox.start` started and that runs still, by part and program."""
+    mark = f"{PART_VARIABLE}={cluster}/"
+    found = {}
+    for pid in process_ids():
+        for variable in _environment(pid):
+            text = variable.decode(errors="replace")
+            if text.startswith(mark):
+                found[text.removeprefix(mark), _arguments(pid)[0].decode(errors="replace")] = pid
+    return found
 
 
 def run(command: Sequence[str | Path], *, timeout_seconds: float = COMMAND_SECONDS, stdin: str = "") -> str:

@@ -198,13 +198,29 @@ ANYTHING = st.recursive(
     ),
     max_leaves=10,
 )
-POD_FIELDS = (
-    "initContainers volumes imagePullSecrets securityContext resources terminationGracePeriodSeconds "
-    "serviceAccountName serviceAccount"
-).split()
-CONTAINER_FIELDS = (
-    "command args env envFrom ports volumeMounts resources lifecycle image livenessProbe securityContext"
-).split()
+POD_FIELDS = [
+    "initContainers",
+    "volumes",
+    "imagePullSecrets",
+    "securityContext",
+    "resources",
+    "terminationGracePeriodSeconds",
+    "serviceAccountName",
+    "serviceAccount",
+]
+CONTAINER_FIELDS = [
+    "command",
+    "args",
+    "env",
+    "envFrom",
+    "ports",
+    "volumeMounts",
+    "resources",
+    "lifecycle",
+    "image",
+    "livenessProbe",
+    "securityContext",
+]
 
 
 @settings(max_examples=300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,33 @@ import pytest
 import yaml
 from kubernetes.client import ApiException
 
-from prfaas.api.v1alpha1 import DecodePool, PrefillPool, PrefillRoute
+from prfaas.api.v1alpha1 import (
+    ApiModel,
+    CapacityStatus,
+    ChargedTo,
+    Condition,
+    ConditionStatus,
+    DecodePool,
+    EffectiveMode,
+    HoldStatus,
+    KVStatus,
+    LocalOnlyStatus,
+    PairStatus,
+    PoolStatus,
+    PrefillPool,
+    PrefillRoute,
+    PrefillRouteStatus,
+    RevisionStatus,
+    ScalingDecision,
+    ScalingStatus,
+)
 from tests.api.crd_cases import POOLS, changed, minimal
 from tests.api.crd_client import Resources
 from tests.cluster_fixtures import client_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "kubernetes"
 NOON = "2026-01-02T12:00:00Z"
+TIME = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -138,6 +159,65 @@ def test_two_managers_share_the_prefill_pools_of_a_route(resources: Resources) -
     second = changed(minimal("PrefillRoute"), {"spec": {"prefillPoolRefs": [{"name": "spot"}]}})
     stored = resources.apply(second, "spot-controller")
     assert [each["name"] for each in stored["spec"]["prefillPoolRefs"]] == ["long", "spot"]
+
+
+def test_every_field_of_a_pools_status_comes_back_as_it_was_written(resources: Resources) -> None:
+    status = PoolStatus(
+        observed_generation=1,
+        replicas=3,
+        ready_replicas=2,
+        updated_replicas=1,
+        desired_replicas=4,
+        selector="prfaas.io/pool=example",
+        current_revision="5c9d",
+        update_revision="77aa",
+        limited_by="NoCapacity",
+        revisions=(RevisionStatus(name="5c9d", replicas=3, ready=2, fingerprint="1f" * 32),),
+        kv=KVStatus(fingerprint="1f" * 32, arena_bytes=4 << 40, charged_to=ChargedTo.SIDECAR),
+        capacity=CapacityStatus(
+            pending_replicas=1,
+            pending_since=TIME,
+            last_pending_to_ready_seconds=80,
+            median_pending_to_ready_seconds=95,
+        ),
+        hold=HoldStatus(replicas=8, until=TIME),
+        scaling=ScalingStatus(
+            last_decision=ScalingDecision(time=TIME, from_replicas=2, to_replicas=3, reason="Held")
+        ),
+        conditions=(Condition.model_validate(condition("Ready")),),
+    )
+    assert unset(status) == []
+    resources.create(minimal("PrefillPool"))
+    stored = resources.apply_status("PrefillPool", "example", status.to_api(), "operator")["status"]
+    assert PoolStatus.model_validate(stored) == status
+    assert stored == status.to_api()
+
+
+def test_every_field_of_a_routes_status_comes_back_as_it_was_written(resources: Resources) -> None:
+    pair = PairStatus(
+        prefill_pool="long",
+        compatible=ConditionStatus.FALSE,
+        reason="FingerprintMismatch",
+        ready_prefill=1,
+        ready_decode=2,
+    )
+    status = PrefillRouteStatus(
+        observed_generation=1,
+        effective_threshold_tokens=4096,
+        effective_mode=EffectiveMode.LOCAL_ONLY,
+        local_only=LocalOnlyStatus(until=TIME),
+        pairs=(pair,),
+        conditions=(Condition.model_validate(condition("Ready")),),
+    )
+    assert unset(status) == []
+    resources.create(minimal("PrefillRoute"))
+    stored = resources.apply_status("PrefillRoute", "example", status.to_api(), "operator")["status"]
+    assert stored == status.to_api()
+
+
+def unset(status: ApiModel) -> list[str]:
+    """Fields that a test of all of them has forgotten."""
+    return sorted(set(type(status).model_fields) - status.model_fields_set)
 
 
 def test_columns_of_a_pool_say_whether_it_is_well_and_why_not(resources: Resources) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from prfaas.kube.connect import NoCluster, own_namespace
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 USER_AGENT = "prfaas-cli"
+REACHED_WITHIN_SECONDS = 4.0
 INSTALL_CRDS = "helm install prfaas …, or: prfaas crds | kubectl apply --server-side -f -"
 
 
@@ -85,6 +86,10 @@ def run(work: Callable[[KubeApi], Awaitable[T]], target: Target) -> T:
     async def connected() -> T:
         target.check()
         async with await connect(target.kubeconfig, target.context, user_agent=USER_AGENT) as api:
+            # The client tries a call again for as long as its deadline lasts; nobody waits that long to learn
+            # that the address is wrong. What may not be read here is for the work itself to tell.
+            with suppress(errors.Forbidden, errors.Unauthorized):
+                await api.version(deadline_seconds=REACHED_WITHIN_SECONDS)
             return await work(api)
 
     with explained():

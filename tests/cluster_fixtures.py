@@ -65,9 +65,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what uses these fixtures, and skip it with a reason where there is nothing to start."""
-    using = [item for item in items if _FIXTURES & set(getattr(item, "fixturenames", ()))]
-    for item in using:
-        item.add_marker(pytest.mark.cluster)
+    for item in items:
+        if _FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.cluster)
+    using = [item for item in items if item.get_closest_marker("cluster")]
     if not using:
         return
     reason = _why_none()

@@ -43,6 +43,8 @@ class Process:
         """
         if self._running is not None and self._running.poll() is None:
             raise ClusterError(f"{self.title} runs already")
+        if shutil.which(self.command[0]) is None:
+            raise ClusterError(f"{self.title} can't be started: there is no program {self.command[0]}")
         # A parent that is killed takes it along: nobody else knows of it.
         tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with self.log.open("ab") as output:

@@ -84,6 +84,7 @@ def test_a_paused_server_is_silent_and_goes_on_later(own_api_server: ApiServer) 
     own_api_server.wait_until_ready()
 
 
+@pytest.mark.cluster
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with (
         pytest.raises(

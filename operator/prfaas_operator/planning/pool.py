@@ -17,6 +17,7 @@ from prfaas_operator.planning.pods import is_alive, seconds_until_broken, second
 from prfaas_operator.planning.references import resolve
 from prfaas_operator.planning.replicas import Sizing, plan_size
 from prfaas_operator.planning.revision import Injection, Injector, Target, choose_target
+from prfaas_operator.planning.rollout import Wait
 from prfaas_operator.planning.status import limiting_word, pool_status
 from prfaas_operator.planning.upkeep import budget_action, certificate_action, peers_action
 from prfaas_operator.planning.values import ObservedPool
@@ -166,7 +167,7 @@ def _look_again(pool: ObservedPool, sizing: Sizing, work: Work, now: datetime) -
         work.look_again_seconds,
         seconds_until_due(pool.certificate, now),
         seconds_until_broken(pool.pods, now),
-        seconds_until_ended(pool.pods, now) if work.rolling else None,
+        seconds_until_ended(pool.pods, now) if work.rolling or work.waits_for is Wait.ENDING else None,
     ]
     return min((wait for wait in waits if wait is not None), default=None)
 

@@ -130,7 +130,10 @@ def _scale(fleet: Fleet) -> Step:
     old = (0,) * len(fleet.old)
     if fleet.trouble is Trouble.NO_CAPACITY and fleet.desired > fleet.new.replicas:
         return Step(fleet.new.replicas, old, Wait.NO_CAPACITY)
-    return Step(fleet.desired, old)
+    # What ends may be the last of an old revision.
+    room = fleet.desired + fleet.max_surge - fleet.new.present - fleet.ending
+    new = min(fleet.desired, fleet.new.replicas + max(0, room))
+    return Step(new, old, Wait.ENDING if new < fleet.desired else Wait.NOTHING)
 
 
 def _goal_of_new(fleet: Fleet) -> tuple[int, str]:

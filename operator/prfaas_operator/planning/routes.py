@@ -110,8 +110,8 @@ def accept(route: ObservedRoute, spec: PrefillRouteSpec, policy: Policy) -> Find
             type_,
             ConditionStatus.FALSE,
             Reason.ROUTE_CONFLICT,
-            f"{route.decode_pool_taken_by} is older and about the same DecodePool {spec.decode_pool_ref.name}; "
-            "it counts and this one does not: delete one of the two.",
+            f"{route.decode_pool_taken_by} is older and about the same DecodePool "
+            f"{spec.decode_pool_ref.name}; it counts and this one does not: delete one of the two.",
         )
     decode_key, prefill = keys_of_route(route.key.namespace, spec)
     decode = route.pools.get(decode_key)

@@ -25,6 +25,11 @@ def starting(name: str, count: int, *, ready: int = 0, broken: int = 0) -> Revis
     [
         pytest.param(Fleet(3, 1, 0, none()), Step(3, ()), id="a new pool gets all at once"),
         pytest.param(Fleet(0, 1, 0, healthy("new", 3)), Step(0, ()), id="to zero"),
+        pytest.param(
+            Fleet(3, 1, 0, healthy("new", 2), ending=1),
+            Step(2, (), Wait.ENDING),
+            id="the last of the old revision is still ending",
+        ),
         pytest.param(Fleet(3, 1, 0, healthy("new", 3)), Step(3, ()), id="nothing to do"),
         pytest.param(
             Fleet(5, 1, 0, starting("new", 3, ready=2), trouble=Trouble.NO_CAPACITY),

@@ -71,7 +71,7 @@ def pod_template(
     host: EngineHost,
     *,
     arguments: tuple[str, ...] = (),
-    memory: str = "3Gi",
+    memory: str = "6Gi",
     cpu: str = "100m",
 ) -> dict[str, Any]:
     """The pod template that a user would write for this engine."""

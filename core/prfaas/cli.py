@@ -62,8 +62,8 @@ def _load(entry: EntryPoint) -> click.Command:
 
 def _missing(entry: EntryPoint, module: str) -> str:
     extras = entry.dist.metadata.get_all("Provides-Extra", []) if entry.dist else []
-    extra = next(iter(entry.extras), entry.name)
-    install = f"pip install 'prfaas[{extra}]'" if extra in extras else f"pip install {module}"
+    named = entry.extras or [name for name in extras if name == entry.name]
+    install = f"pip install 'prfaas[{named[0]}]'" if named else f"pip install {module}"
     return f"`prfaas {entry.name}` needs the Python module {module}, which is not installed: {install}"
 
 

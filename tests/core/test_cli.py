@@ -61,6 +61,14 @@ def test_a_missing_part_is_named_with_what_to_install(install: Install) -> None:
     assert "pip install" in result.output
 
 
+def test_a_command_that_needs_an_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("status", "prfaas_part_that_is_missing:main [cli]", cli.COMMAND_GROUP)
+    monkeypatch.setattr(cli, "_entries", lambda: (entry,))
+    result = CliRunner().invoke(cli.main, ["status"])
+    assert result.exit_code == 1
+    assert "pip install 'prfaas[cli]'" in result.output
+
+
 def test_help_lists_what_works_beside_what_is_missing(install: Install) -> None:
     install(hello=hello, broken="prfaas_part_that_is_missing")
     result = CliRunner().invoke(cli.main, ["--help"])

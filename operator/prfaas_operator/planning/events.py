@@ -21,7 +21,7 @@ from prfaas_operator.planning.values import ChildKind
 MESSAGE_MAX_CHARACTERS = 1000
 
 # Reconciling and Stalled repeat what the details say.
-_TOLD = {
+_TOLD: dict[str, ConditionStatus] = {
     ConditionType.ACCEPTED: ConditionStatus.TRUE,
     ConditionType.RESOLVED_REFS: ConditionStatus.TRUE,
     ConditionType.WORKLOADS_AVAILABLE: ConditionStatus.TRUE,
@@ -40,7 +40,7 @@ def of_conditions(before: Iterable[Condition], after: Iterable[Condition]) -> li
     events = []
     stored = tuple(before)
     for condition in after:
-        good = _TOLD.get(ConditionType(condition.type))
+        good = _TOLD.get(condition.type)
         old = find(stored, condition.type)
         if good is None or condition.reason in _QUIET:
             continue

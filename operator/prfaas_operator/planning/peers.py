@@ -22,5 +22,5 @@ def peers_text(pool: ObservedPool, settings: Settings) -> str:
         else []
     )
     document = {"accept": accept, "dial": dial, "gateways": sorted(settings.gateway_patterns())}
-    text: str = yaml.safe_dump(document, sort_keys=False, default_flow_style=False)
+    text: str = yaml.safe_dump(document, sort_keys=False)
     return text

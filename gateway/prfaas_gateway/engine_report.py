@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 MODEL_FILE_NAMES = (
@@ -50,10 +51,16 @@ class EngineReport:
     @property
     def files_digest(self) -> str:
         """One name for exactly these files; empty without any."""
-        if not self.model_files:
-            return ""
-        listed = "".join(f"{file.name} {file.size_bytes} {file.sha256}\n" for file in self.model_files)
-        return hashlib.sha256(listed.encode()).hexdigest()
+        return _digest_of(self.model_files)
+
+
+@lru_cache(maxsize=256)
+def _digest_of(files: tuple[ModelFile, ...]) -> str:
+    # Asked for every pod at every change in the fleet, and nearly all have the same files.
+    if not files:
+        return ""
+    listed = "".join(f"{file.name} {file.size_bytes} {file.sha256}\n" for file in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def read_report(answer: bytes) -> EngineReport:

@@ -82,7 +82,7 @@ async def _probe_decoder(services: Services, decoder: Decoder) -> None:
         decoder.index.forget()
         # What answers next may be another version with another template.
         decoder.tokenizer_agrees.clear()
-    _note(decoder.engine, reachable, decoder.name, "engine")
+    _note(decoder, decoder.engine, reachable, "engine")
     if reachable and services.config.health.check_tokenizer:
         for model in services.runtimes():
             if decoder.serves(model.name) and model.name not in decoder.tokenizer_agrees:
@@ -99,16 +99,17 @@ async def _probe_sidecar(services: Services, engine: Decoder | Prefiller) -> Non
         else:
             services.cluster.heard(engine.uid, await services.control.engine(target))
     except ControlError as error:
-        _note(engine.sidecar, False, engine.name, "sidecar", error.code)
+        _note(engine, engine.sidecar, False, "sidecar", error.code)
         return
-    _note(engine.sidecar, True, engine.name, "sidecar")
+    _note(engine, engine.sidecar, True, "sidecar")
 
 
-def _note(member: Member, reachable: bool, name: str, part: str, code: str = "") -> None:
+def _note(engine: Decoder | Prefiller, member: Member, reachable: bool, part: str, code: str = "") -> None:
     if member.reachable is not reachable:
-        level = logging.INFO if reachable else logging.WARNING
+        # A pod that starts or ends does not answer either, and nobody has to look after it.
+        level = logging.WARNING if engine.open and not reachable else logging.INFO
         text = "answers" if reachable else "does not answer"
-        _log.log(level, text, extra={"engine": name, "part": part, "code": code})
+        _log.log(level, text, extra={"engine": engine.name, "part": part, "code": code})
     member.reachable = reachable
 
 

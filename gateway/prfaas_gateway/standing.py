@@ -91,8 +91,13 @@ def status(services: Services) -> dict[str, Any]:
             }
             for runtime in services.runtimes()
         },
-        "decode": [_decoder(decoder, now) for decoder in services.fleet.decoders],
-        "prefill": [_prefiller(prefiller, now) for prefiller in services.fleet.prefillers],
+        "decode": [
+            _decoder(decoder, now) for decoder in sorted(services.fleet.decoders, key=lambda d: d.name)
+        ],
+        "prefill": [
+            _prefiller(prefiller, now)
+            for prefiller in sorted(services.fleet.prefillers, key=lambda p: p.name)
+        ],
     }
     if services.cluster is not None:
         found["cluster"] = services.cluster.status()

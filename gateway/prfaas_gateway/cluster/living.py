@@ -66,7 +66,10 @@ def apply(services: Services, desired: Desired) -> Applied:
         new_prefillers.append(prefiller)
     gone += [prefillers[uid] for uid in change.removed]
 
-    fleet.decoders, fleet.prefillers = tuple(new_decoders), tuple(new_prefillers)
+    # Whoever is first gets what could go to any of them. Strings hash differently in every process, so each
+    # gateway has another first.
+    fleet.decoders = tuple(sorted(new_decoders, key=lambda decoder: hash(decoder.uid)))
+    fleet.prefillers = tuple(sorted(new_prefillers, key=lambda prefiller: hash(prefiller.uid)))
     for member in gone:
         member.open = False
         removed.append(member.name)

@@ -38,13 +38,14 @@ class Access:
 
 
 _POOLS = ("prefillpools", "decodepools")
+_FOLLOW = ("list", "watch")
 _READ = ("get", "list", "watch")
 _OPERATOR, _GATEWAY = "operator", "gateway"
 _WATCHED, _OWN = Scope.WATCHED, Scope.OWN
 
 ACCESS: Final = (
     Access(
-        _OPERATOR, _WATCHED, keys.GROUP, (*_POOLS, "prefillroutes", "modelkvprofiles"), _READ,
+        _OPERATOR, _WATCHED, keys.GROUP, (*_POOLS, "prefillroutes", "modelkvprofiles"), _FOLLOW,
         "what users want",
     ),
     Access(
@@ -60,7 +61,7 @@ ACCESS: Final = (
         "owner references that block deletion, where the cluster's admission asks for this",
     ),
     Access(
-        _OPERATOR, _WATCHED, "apps", ("deployments",), (*_READ, "create", "patch", "delete"),
+        _OPERATOR, _WATCHED, "apps", ("deployments",), (*_FOLLOW, "create", "patch", "delete"),
         "one Deployment per revision of a pool",
     ),
     Access(
@@ -68,7 +69,7 @@ ACCESS: Final = (
         "replicas of the pools' own Deployments",
     ),
     Access(
-        _OPERATOR, _WATCHED, "", ("pods",), (*_READ, "patch"),
+        _OPERATOR, _WATCHED, "", ("pods",), (*_FOLLOW, "patch"),
         "readiness, and the marks prfaas.io/drain-since and pod-deletion-cost",
     ),
     Access(
@@ -84,11 +85,11 @@ ACCESS: Final = (
         "whether what a pod template names exists, and can be shared by several pods",
     ),
     Access(
-        _OPERATOR, _WATCHED, "policy", ("poddisruptionbudgets",), (*_READ, "create", "patch", "delete"),
+        _OPERATOR, _WATCHED, "policy", ("poddisruptionbudgets",), (*_FOLLOW, "create", "patch", "delete"),
         "one budget per pool of several instances, unless the user has one",
     ),
     Access(
-        _OPERATOR, _WATCHED, "autoscaling", ("horizontalpodautoscalers",), _READ,
+        _OPERATOR, _WATCHED, "autoscaling", ("horizontalpodautoscalers",), _FOLLOW,
         "whether an HPA and Managed mode fight over a pool",
     ),
     Access(

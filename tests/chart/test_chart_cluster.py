@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from kubernetes.client import ApiClient, ApiException
 from kubernetes.dynamic import DynamicClient
 
 from prfaas.chart.access import ACCESS, Access, Scope
+from prfaas.kube.client import connect
+from prfaas.kube.reflect import Contact, Synced
+from prfaas_gateway.cluster.watch import pods, snapshots
+from prfaas_gateway.config import Cluster
 from tests.chart.rendering import CHART, Rendered, render
 from tests.cluster_fixtures import client_of
 
@@ -101,7 +106,7 @@ class Rights:
     """Asks the server what a service account of the chart may do, as that account."""
 
     def __init__(self, server: Any, part: str, own: str) -> None:
-        self._kubeconfig = server.kubeconfig_of(
+        self.kubeconfig = server.kubeconfig_of(
             f"system:serviceaccount:{own}:prfaas-{part}", ["system:serviceaccounts", "system:authenticated"]
         )
 
@@ -113,7 +118,7 @@ class Rights:
         review = client.V1SelfSubjectAccessReview(
             spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
         )
-        with client_of(self._kubeconfig) as api:
+        with client_of(self.kubeconfig) as api:
             answer = client.AuthorizationV1Api(api).create_self_subject_access_review(
                 review, _request_timeout=CALL_SECONDS
             )
@@ -215,13 +220,24 @@ def test_what_a_part_must_never_do_is_refused(
     assert not Rights(api_server, part, namespace).allow(verb, group, resource, where)
 
 
-def test_the_gateway_reads_its_own_config_map_and_no_other(
+async def test_the_gateway_follows_its_config_map_and_the_pods_with_its_own_rights(
     api_server: Any, roles: Any, namespace: str
 ) -> None:
     roles()
+    settings = Cluster(namespace=namespace, state_dir=Path("/nonexistent"))
+    kubeconfig = Rights(api_server, "gateway", namespace).kubeconfig
+    async with await connect(str(kubeconfig)) as kube:
+        for changes in (snapshots(kube, settings, Contact()), pods(kube, None, Contact())):
+            async with asyncio.timeout(CALL_SECONDS):
+                assert isinstance(await anext(changes), Synced)
+            await changes.aclose()
+
+
+def test_the_gateway_follows_no_other_config_map(api_server: Any, roles: Any, namespace: str) -> None:
+    roles()
     rights = Rights(api_server, "gateway", namespace)
-    assert rights.allow("get", "", "configmaps", namespace, "prfaas-gateway-policy")
-    assert not rights.allow("get", "", "configmaps", namespace, "prfaas-operator")
+    assert rights.allow("watch", "", "configmaps", namespace, "prfaas-gateway-policy")
+    assert not rights.allow("watch", "", "configmaps", namespace, "prfaas-operator")
     assert not rights.allow("list", "", "configmaps", namespace)
 
 

@@ -137,6 +137,13 @@ def test_the_gateway_accepts_the_charts_configuration(tls: Path, tmp_path: Path)
     assert "OK" in said
 
 
+def test_the_operator_accepts_the_charts_configuration(tmp_path: Path) -> None:
+    written = render().one("ConfigMap", "prfaas-operator")["data"]["operator.yaml"]
+    config = _folder(tmp_path / "config", "operator.yaml", yaml.safe_load(written))
+    arguments = ["--config", "/etc/prfaas/operator.yaml", "--check"]
+    assert "good" in run_image(_built("operator").archive, arguments, mounts=[(config, "/etc/prfaas")])
+
+
 def test_a_program_that_fails_in_its_image_is_told_with_its_words() -> None:
     with pytest.raises(SetupError, match=r"nowhere\.yaml"):
         run_image(_built("sidecar").archive, ["--config", "/nowhere.yaml", "--check"])

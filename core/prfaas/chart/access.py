@@ -24,8 +24,8 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One right. `names` limits it to objects with these names; the verbs create, list and watch (unless one
-    name is asked for) cannot be limited so.
+    """One right. `names` limits it to objects with these names; create cannot be limited so, list and watch
+    only when they ask for one name.
     """
 
     part: str
@@ -113,25 +113,12 @@ ACCESS: Final = (
         "where engines are, and which are ready or drain",
     ),
     Access(
-        _GATEWAY, _OWN, "", ("configmaps",), _READ,
+        _GATEWAY, _OWN, "", ("configmaps",), _FOLLOW,
         "which models, pools and routes there are", (keys.GATEWAY_POLICY_CONFIG_MAP,),
     ),
 )  # fmt: skip
 
 PARTS: Final = (_OPERATOR, _GATEWAY)
-
-
-def allows(part: str, scope: Scope, group: str, resource: str, verb: str, name: str | None = None) -> bool:
-    """Whether the declaration grants it. `resource` has its subresource after a slash."""
-    return any(
-        access.part == part
-        and access.scope in (scope, Scope.WATCHED)
-        and access.group == group
-        and resource in access.resources
-        and verb in access.verbs
-        and (not access.names or name in access.names)
-        for access in ACCESS
-    )
 
 
 def chart_document() -> dict[str, dict[str, list[dict[str, list[str]]]]]:

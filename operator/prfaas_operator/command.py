@@ -9,8 +9,10 @@ import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
+import prometheus_client
 import uvloop
 
 from prfaas.kube.connect import NoCluster
@@ -41,6 +43,9 @@ def main(path: Path, check: bool) -> None:
         click.echo(f"{path}: good")
         return
     _log_as_json(config.log_level)
+    # When a counter began is of no use to anybody, and doubles the scrape.
+    untyped: Any = prometheus_client
+    untyped.disable_created_metrics()
     try:
         uvloop.run(_run(config))
     except (NoCluster, NoNamespace) as error:

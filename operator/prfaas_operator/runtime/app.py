@@ -339,7 +339,13 @@ class Operator:
         return lambda outcome: self.metrics.audits.labels(kind, outcome).inc()
 
     def _passed(self, key: Key, seconds: float, result: str) -> None:
-        kind = key.kind if isinstance(key, PoolKey) else type(key).__name__.removesuffix("Key")
+        match key:
+            case PoolKey():
+                kind: str = key.kind
+            case RouteKey():
+                kind = keys.PREFILL_ROUTE
+            case FleetKey():
+                kind = "Fleet"
         self.metrics.passes.labels(kind, result).inc()
         self.metrics.pass_seconds.labels(kind).observe(seconds)
         if isinstance(key, FleetKey):

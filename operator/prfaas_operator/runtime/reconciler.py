@@ -29,6 +29,7 @@ from prfaas_operator.runtime.fleet import FLEET, Fleet, FleetKey
 from prfaas_operator.runtime.observer import Observer
 from prfaas_operator.runtime.planner import Planner
 from prfaas_operator.runtime.queue import RetryLater
+from prfaas_operator.runtime.references import MISSING_SECONDS
 from prfaas_operator.runtime.status_writer import write_status
 from prfaas_operator.runtime.store import Store
 
@@ -109,7 +110,10 @@ class Reconciler:
             return None
         self._tell_others(observed)
         plan = self._planner.pool(observed, datetime.now(UTC))
-        return await self._carry_out(key.kind, observed, plan)
+        seconds = await self._carry_out(key.kind, observed, plan)
+        missing = len(self._planner.references(observed)) - len(observed.found)
+        # Nobody tells when what the pool names comes into being.
+        return min(seconds, MISSING_SECONDS) if missing > 0 else seconds
 
     async def _route(self, key: RouteKey) -> float | None:
         observed = self._observer.route(key)
@@ -119,9 +123,7 @@ class Reconciler:
         plan = self._planner.route(observed, datetime.now(UTC))
         return await self._carry_out(keys.PREFILL_ROUTE, observed, plan)
 
-    async def _carry_out(
-        self, kind: str, observed: ObservedPool | ObservedRoute, plan: Plan[Any]
-    ) -> float | None:
+    async def _carry_out(self, kind: str, observed: ObservedPool | ObservedRoute, plan: Plan[Any]) -> float:
         """Actions, then the status, then events.
 
         Raises:

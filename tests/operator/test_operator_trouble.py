@@ -184,44 +184,6 @@ async def test_an_object_that_went_unnoticed_is_noticed(kubeconfig: Path, namesp
         assert world.operator.store.prefill_pools.get(namespace, "ghost") is None
 
 
-async def test_of_two_operators_one_writes_and_the_other_is_ready_to(
-    kubeconfig: Path, namespace: str
-) -> None:
-    def config(identity: str) -> Any:
-        return config_for(
-            kubeconfig,
-            namespace,
-            leader_election={
-                "identity": identity,
-                "lease_seconds": 2,
-                "renew_deadline_seconds": 1.5,
-                "retry_seconds": 0.2,
-            },
-        )
-
-    async with (
-        client_of(kubeconfig) as client,
-        kubelets(client, namespace),
-        running(config("one"), SmallPlanner()) as one,
-        running(config("two"), SmallPlanner()) as two,
-    ):
-        await client.create(PREFILL_POOLS, pool_body(namespace))
-        await eventually_async(pool_serves(client, namespace, "long", 1))
-        worlds = {"one": one, "two": two}
-        lease = await client.get(LEASES, namespace, "prfaas-operator")
-        leader = worlds.pop(lease["spec"]["holderIdentity"])
-        (standby,) = worlds.values()
-        assert standby.writes() == 0
-        assert len(standby.operator.store.prefill_pools) == 1
-        # A standby is ready: it follows all that happens.
-        assert (await readiness(standby))[0] == 200
-        await leader.kill()
-        await client.scale(PREFILL_POOLS, namespace, "long", 2, field_manager="t")
-        await eventually_async(pool_serves(client, namespace, "long", 2), within_seconds=20)
-        assert standby.writes() > 0
-        await standby.stop()
-
-
 async def test_a_stolen_lease_ends_the_process_without_another_write(
     kubeconfig: Path, namespace: str
 ) -> None:

@@ -73,6 +73,8 @@ class FaultProxy:
                 return response
             finally:
                 self._watches.discard(answer)
+                if is_watch:
+                    abort(answer)
             await response.write_eof()
             return response
 

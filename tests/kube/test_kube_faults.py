@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,12 @@ from prfaas.kube.reflect import Added, Change, Contact, Deleted, Modified, Synce
 from prfaas.kube.resources import CONFIG_MAPS, DEPLOYMENTS, PREFILL_POOLS, Object, Resource
 from tests.helpers import eventually_async
 from tests.kube.fault_proxy import FaultProxy, fault_proxy, plain_kubeconfig, status, times
+
+
+@pytest.fixture(autouse=True)
+def no_log_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest's own handler of a log file writes in the loop, which the rules for tests do not allow."""
+    monkeypatch.setattr(logging.getLogger("prfaas.kube"), "propagate", False)
 
 
 @pytest.fixture

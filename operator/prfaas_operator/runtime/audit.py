@@ -87,9 +87,8 @@ class Audit:
         """
         began = self._clock()
         listed, version = await self._list()
-        grace_seconds = GRACE_SECONDS if self.agreement.synced.is_set() else FIRST_LOOK_SECONDS
         behind = self._behind(listed)
-        while behind and self._clock() - began < grace_seconds:
+        while behind and self._clock() - began < GRACE_SECONDS:
             await asyncio.sleep(FIRST_LOOK_SECONDS)
             behind = self._behind(listed)
         healed = self._remove_gone(listed, version)

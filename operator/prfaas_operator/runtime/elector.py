@@ -186,9 +186,11 @@ class Elector:
             logger.warning("the lease was not released, another has to wait for its end: %s", error)
 
     async def _acquire(self) -> None:
+        failures = 0
         while True:
             try:
                 await self._look()
+                failures = 0
                 began = self._clock()
                 decision = decide(self._seen, self.identity, began, _wall(), self._timings)
                 if isinstance(decision, Take):
@@ -203,7 +205,10 @@ class Elector:
                 # Another was faster; the next look shows who.
                 pass
             except errors.KubeError as error:
-                logger.warning("standby: %s", error)
+                failures += 1
+                logger.log(
+                    logging.WARNING if failures in {1, 10, 100} else logging.DEBUG, "standby: %s", error
+                )
             await asyncio.sleep(self._timings.retry_seconds)
 
     async def _renew(self) -> None:
@@ -212,6 +217,7 @@ class Elector:
         Raises:
             LeaseLost: always, in the end.
         """
+        failures = 0
         while True:
             await asyncio.sleep(min(self._timings.retry_seconds, max(0.0, self.seconds_left())))
             left_seconds = self.seconds_left()
@@ -231,10 +237,13 @@ class Elector:
                     raise LeaseLost("the lease was taken by another in between: writing has stopped")
                 await self._write(decision.record, left_seconds)
                 self._renewed_at = began
+                failures = 0
             except errors.Conflict:
                 self._seen = None
             except errors.KubeError as error:
-                logger.warning("the lease is not renewed, %.1f s are left: %s", self.seconds_left(), error)
+                failures += 1
+                level = logging.WARNING if failures in {1, 10, 100} else logging.DEBUG
+                logger.log(level, "lease not renewed, %.1f s are left: %s", self.seconds_left(), error)
 
     async def _look(self) -> None:
         try:

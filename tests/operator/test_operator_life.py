@@ -28,7 +28,12 @@ async def test_a_pool_is_made_scaled_and_deleted_and_its_object_stays_untouched(
     ):
         await client.create(PREFILL_POOLS, pool_body(namespace))
         await eventually_async(pool_serves(client, namespace, "long", 1))
-        assert (await client.get(SECRETS, namespace, "long-prefill-tls"))["type"] == "kubernetes.io/tls"
+
+        async def is_certified() -> bool:
+            found = {each["metadata"]["name"]: each for each in await client.list(SECRETS, namespace)}
+            return found.get("long-prefill-tls", {}).get("type") == "kubernetes.io/tls"
+
+        await eventually_async(is_certified)
 
         await client.scale(PREFILL_POOLS, namespace, "long", 3, field_manager="an-autoscaler")
         await eventually_async(pool_serves(client, namespace, "long", 3))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,12 @@ from tests.operator.runtime_world import (
 
 if TYPE_CHECKING:
     from prfaas_cluster.apiserver import ApiServer
+
+
+@pytest.fixture(autouse=True)
+def no_log_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest's own handler of a log file writes in the loop, which the rules for tests do not allow."""
+    monkeypatch.setattr(logging.getLogger("prfaas.kube"), "propagate", False)
 
 
 async def readiness(world: Any) -> tuple[int, str]:

@@ -40,6 +40,8 @@ def test_a_rolling_update_under_load_loses_no_request(fleet: Stage) -> None:
         )
         fleet.until_ready("decodepool", "chat", 2)
         fleet.until_ready("prefillpool", "long", 1)
+        remote = traffic.remote
+        until(lambda: traffic.remote > remote, "the new engines work together", within_seconds=120)
     assert traffic.failures == []
     after = fleet.pool_pods("DecodePool", "chat")
     assert before.isdisjoint(pod["metadata"]["uid"] for pod in after)

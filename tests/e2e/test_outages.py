@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -39,8 +40,42 @@ def test_traffic_flows_while_the_api_server_is_down(fleet: Stage) -> None:
             answered = traffic.answered
             until(lambda: traffic.answered >= answered + 8, "clients are answered", within_seconds=180)
     assert traffic.failures == []
-    assert any(route.startswith("remote") for route in traffic.routes)
+    assert traffic.remote > 0
     fleet.until_ready("decodepool", "chat", 2)
+
+
+def test_a_prefill_engine_that_vanishes_costs_no_request(fleet: Stage) -> None:
+    with Traffic(fleet.gateway_url) as traffic:
+        until(lambda: traffic.remote >= 2, "prompts are prefilled elsewhere", within_seconds=120)
+        lost = fleet.pool_pods("PrefillPool", "long")[0]["metadata"]["name"]
+        fleet.kubectl("delete", "pod", lost, f"--namespace={SERVING}", "--grace-period=0", "--force")
+        answered = traffic.answered
+        until(lambda: traffic.answered >= answered + 6, "clients are answered", within_seconds=120)
+        fleet.until_ready("prefillpool", "long", 1)
+        remote = traffic.remote
+        until(lambda: traffic.remote >= remote + 1, "the new engine is used", within_seconds=120)
+    assert traffic.failures == []
+
+
+def test_an_evicted_decode_pod_finishes_its_requests(fleet: Stage) -> None:
+    evicted = fleet.pool_pods("DecodePool", "chat")[0]["metadata"]["name"]
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": evicted, "namespace": SERVING},
+    }
+    with Traffic(fleet.gateway_url) as traffic:
+        until(lambda: traffic.answered >= 3, "clients are answered", within_seconds=120)
+        fleet.kubectl(
+            "create",
+            "--raw",
+            f"/api/v1/namespaces/{SERVING}/pods/{evicted}/eviction",
+            "--filename=-",
+            stdin=json.dumps(eviction),
+        )
+        fleet.until_ready("decodepool", "chat", 2)
+    assert traffic.failures == []
+    assert evicted not in {pod["metadata"]["name"] for pod in fleet.pool_pods("DecodePool", "chat")}
 
 
 def test_without_an_operator_requests_are_answered_and_later_changes_are_made_up_for(fleet: Stage) -> None:

@@ -17,6 +17,8 @@ from prfaas_lab.prompts import prompt
 
 ANSWER_SECONDS = 180.0
 WORKERS = 2
+# Between two requests of a worker: engines that load meanwhile share the same cores.
+PAUSE_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,12 @@ class Traffic:
             thread.join(ANSWER_SECONDS)
 
     @property
+    def remote(self) -> int:
+        """Of these, prefilled elsewhere."""
+        with self._lock:
+            return sum(count for route, count in self.routes.items() if route.startswith("remote "))
+
+    @property
     def answered(self) -> int:
         """Requests that were answered in full so far."""
         with self._lock:
@@ -126,5 +134,4 @@ class Traffic:
                     self.routes[answer.route] += 1
                 else:
                     self.failures.append(f"{time.strftime('%H:%M:%S')} {answer.status} {answer.failure}")
-            if answer.failure is not None:
-                self._stop.wait(0.2)
+            self._stop.wait(PAUSE_SECONDS)

@@ -16,6 +16,9 @@ from prfaas_operator.planning.values import ObservedPod
 
 GATEWAYS_SEE_SECONDS = 2.0
 
+# Clocks of two leaders may differ that much; a mark that is set further ahead would be waited for until then.
+CLOCK_SKEW_SECONDS = 5.0
+
 _PHASE_RANK = {"Pending": 0, "Unknown": 1}
 
 
@@ -40,7 +43,7 @@ def plan_drain(pods: Sequence[ObservedPod], replicas: int, now: datetime) -> Dra
     victims = choose_victims(alive, max(0, len(alive) - replicas))
     chosen = {pod.uid for pod in victims}
     # A pod without a node serves nobody and goes first anyway.
-    marks = [PodMark(pod.name, pod.uid, now) for pod in victims if pod.node and pod.drain_since is None]
+    marks = [PodMark(pod.name, pod.uid, now) for pod in victims if pod.node and not _is_marked(pod, now)]
     marks += [
         PodMark(pod.name, pod.uid, None)
         for pod in alive
@@ -75,9 +78,14 @@ def _deletion_order(pod: ObservedPod) -> tuple[object, ...]:
     )
 
 
+def _is_marked(pod: ObservedPod, now: datetime) -> bool:
+    """Marked, and not by a clock that was set back since."""
+    return pod.drain_since is not None and pod.drain_since - now <= timedelta(seconds=CLOCK_SKEW_SECONDS)
+
+
 def _unseen_seconds(pod: ObservedPod, now: datetime) -> float:
     if not pod.ready:
         return 0.0
-    if pod.drain_since is None:
+    if pod.drain_since is None or not _is_marked(pod, now):
         return GATEWAYS_SEE_SECONDS
     return (pod.drain_since + timedelta(seconds=GATEWAYS_SEE_SECONDS) - now).total_seconds()

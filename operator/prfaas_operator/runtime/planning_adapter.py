@@ -54,6 +54,7 @@ class Planning:
             identity=self._settings.identity_of(pool.key.kind, pool.key.namespace, pool.key.name),
             generation=pool.generation,
             status=pool.status,
+            deleted=pool.deleted,
         )
 
     def routed(self, pool: ObservedPool) -> RoutedPool:

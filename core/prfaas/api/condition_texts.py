@@ -64,7 +64,24 @@ _WORKLOADS_AVAILABLE = {
     Reason.NOT_ENOUGH_READY: ("False", "Fewer instances are ready than the rollout demands."),
     Reason.IMAGE_PULL_FAILED: ("False", "An image cannot be pulled; the message names it."),
     Reason.CRASH_LOOPING: ("False", "A container keeps ending; the message names it and its last exit."),
-    Reason.CONTAINER_CONFIG_FAILED: ("False", "A container cannot be made; the message says why."),
+    Reason.CONTAINER_CONFIG_FAILED: ("False", "A container cannot be made; the message says what it lacks."),
+    Reason.OOM_KILLED: (
+        "False",
+        "A container needed more memory than its limit; the message names it, the limit, and how often.",
+    ),
+    Reason.RESTARTING: ("False", "A container has ended and is started anew; the message has its last exit."),
+    Reason.SIDECAR_NOT_READY: ("False", "An engine is ready and a sidecar beside it is not."),
+    Reason.PODS_REJECTED: ("False", "The API server refuses the pods; the message has its words."),
+    Reason.POD_NOT_PREPARED: (
+        "False",
+        "A node has not got a pod's volumes and network ready within a minute; the message names them.",
+    ),
+    Reason.READINESS_GATE_CLOSED: ("False", "Engines are ready, a readiness gate of their pods is not."),
+    Reason.NODE_NOT_ANSWERING: ("False", "The node of a pod has stopped to answer; the message names it."),
+    Reason.PODS_LOST: (
+        "False",
+        "Pods were evicted, preempted, refused by a node or lost with it; others are starting.",
+    ),
 }
 _KV_COMPATIBLE = {
     Reason.FINGERPRINTS_AGREE: ("True", "The engines' fingerprints are equal."),

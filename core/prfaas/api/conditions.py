@@ -80,6 +80,14 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CRASH_LOOPING = "CrashLooping"
     CONTAINER_CONFIG_FAILED = "ContainerConfigFailed"
+    OOM_KILLED = "OOMKilled"
+    RESTARTING = "Restarting"
+    SIDECAR_NOT_READY = "SidecarNotReady"
+    PODS_REJECTED = "PodsRejected"
+    POD_NOT_PREPARED = "PodNotPrepared"
+    READINESS_GATE_CLOSED = "ReadinessGateClosed"
+    NODE_NOT_ANSWERING = "NodeNotAnswering"
+    PODS_LOST = "PodsLost"
 
     # KVCompatible
     FINGERPRINTS_AGREE = "FingerprintsAgree"

@@ -44,7 +44,7 @@ def measure(
     )  # A successor that waits for the accelerators of a pod that ends gets them: that is no lack.
     if sum(is_ending(pod, now) for pod in pods) >= len(waiting):
         waiting = []
-    refused = next((each for each in deployments if _names_quota(each.failure)), None)
+    refused = next((each for each in deployments if names_quota(each.failure)), None)
     last, middle = _start_times(pods, before)
     status = CapacityStatus(
         pending_replicas=len(waiting),
@@ -96,7 +96,8 @@ def shortened(words: str) -> str:
     return text if len(text) <= SCHEDULER_WORDS_MAX else text[: SCHEDULER_WORDS_MAX - 1].rstrip() + "…"
 
 
-def _names_quota(failure: str) -> bool:
+def names_quota(failure: str) -> bool:
+    """Whether a quota keeps a Deployment from its pods. Other refusals are no lack of room."""
     return "exceeded quota" in failure
 
 

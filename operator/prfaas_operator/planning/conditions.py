@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from prfaas.api.conditions import ConditionType, Finding, Reason
 from prfaas.api.v1alpha1 import ConditionStatus
-from prfaas_operator.planning.capacity import shortened
-from prfaas_operator.planning.pods import failure_of, is_alive, is_ending
+from prfaas_operator.planning.diagnosis import Diagnosis, diagnose
+from prfaas_operator.planning.pods import is_alive, is_ending
 from prfaas_operator.planning.rollout import Wait
 from prfaas_operator.planning.values import ObservedPod, ObservedPool, SpecProblem
 from prfaas_operator.planning.workload import Work
@@ -19,11 +19,7 @@ PROBLEMS_NAMED_MAX = 5
 NOT_LIMITED = Finding(
     ConditionType.SCALING_LIMITED, ConditionStatus.FALSE, Reason.NOT_LIMITED, "Nothing limits the size."
 )
-_REMEDIES = {
-    Reason.IMAGE_PULL_FAILED: "Check the image's name, its registry and imagePullSecrets",
-    Reason.CONTAINER_CONFIG_FAILED: "kubectl describe pod names the Secret, ConfigMap or mount at fault",
-    Reason.CRASH_LOOPING: "Read the engine's last words: kubectl logs --previous",
-}
+_QUIET = frozenset({Reason.STARTING, Reason.NOT_ENOUGH_READY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +33,7 @@ class Picture:
     draining: int
     revision: str | None
     max_unavailable: int
-    failing: tuple[Reason, str] | None
+    diagnosis: Diagnosis | None
     work: Work
 
     @property
@@ -47,7 +43,14 @@ class Picture:
 
 
 def picture(
-    pool: ObservedPool, *, desired: int, revision: str | None, max_unavailable: int, work: Work, now: datetime
+    pool: ObservedPool,
+    *,
+    engine: str,
+    desired: int,
+    revision: str | None,
+    max_unavailable: int,
+    work: Work,
+    now: datetime,
 ) -> Picture:
     """Count."""
     alive = tuple(pod for pod in pool.pods if is_alive(pod))
@@ -59,19 +62,11 @@ def picture(
         draining=sum(pod.drain_since is not None for pod in alive),
         revision=revision,
         max_unavailable=max_unavailable,
-        failing=_failing(alive, revision),
+        diagnosis=diagnose(
+            pool.pods, pool.deployments, pool=pool.key, engine=engine, revision=revision, now=now
+        ),
         work=work,
     )
-
-
-def _failing(alive: Sequence[ObservedPod], revision: str | None) -> tuple[Reason, str] | None:
-    """The first pod, by name, that cannot start, of the newest revision if there is one."""
-    for pod in sorted(alive, key=lambda pod: pod.name):
-        reason = failure_of(pod)
-        if reason is not None and revision in (None, pod.revision):
-            words = f" ({shortened(pod.waiting_message)})" if pod.waiting_message else ""
-            return reason, f"Pod {pod.name}: {pod.waiting_reason}{words}. {_REMEDIES[reason]}."
-    return None
 
 
 def workloads_available(seen: Picture) -> Finding:
@@ -80,10 +75,11 @@ def workloads_available(seen: Picture) -> Finding:
     count = f"{seen.ready} of {seen.desired} instances are ready"
     if seen.desired == 0:
         return Finding(type_, ConditionStatus.TRUE, Reason.SCALED_TO_ZERO, "No instance is wanted.")
+    why = f" {seen.diagnosis.message}" if seen.diagnosis is not None else ""
     if seen.ready >= seen.enough:
-        return Finding(type_, ConditionStatus.TRUE, Reason.AVAILABLE, f"{count}.")
-    if seen.failing is not None:
-        return Finding(type_, ConditionStatus.FALSE, seen.failing[0], f"{count}. {seen.failing[1]}")
+        return Finding(type_, ConditionStatus.TRUE, Reason.AVAILABLE, f"{count}.{why}")
+    if seen.diagnosis is not None:
+        return Finding(type_, ConditionStatus.FALSE, seen.diagnosis.reason, f"{count}.{why}")
     if seen.ready == 0 and all(pod.restarts == 0 for pod in seen.alive):
         return Finding(
             type_,
@@ -94,6 +90,12 @@ def workloads_available(seen: Picture) -> Finding:
     return Finding(
         type_, ConditionStatus.FALSE, Reason.NOT_ENOUGH_READY, f"{count}, {seen.enough} are needed."
     )
+
+
+def hindrance(available: Finding) -> Finding:
+    """The same, as what keeps the pool from its size: starting is no hindrance."""
+    good = available.status is not ConditionStatus.TRUE and available.reason in _QUIET
+    return replace(available, status=ConditionStatus.TRUE) if good else available
 
 
 def kv_compatible(pool: ObservedPool, seen: Picture) -> Finding:
@@ -153,9 +155,10 @@ def stalled(seen: Picture, accepted: Finding, resolved: Finding) -> Finding:
             return Finding(
                 ConditionType.STALLED, ConditionStatus.TRUE, finding.reason, finding.message + _goes_on(seen)
             )
-    if seen.failing is not None:
+    found = seen.diagnosis
+    if found is not None and found.lasting and seen.desired:
         kept = " The rollout has stopped; the old revision serves on." if seen.work.rolling else ""
-        return Finding(ConditionType.STALLED, ConditionStatus.TRUE, seen.failing[0], seen.failing[1] + kept)
+        return Finding(ConditionType.STALLED, ConditionStatus.TRUE, found.reason, found.message + kept)
     return Finding(ConditionType.STALLED, ConditionStatus.FALSE, Reason.NOT_STALLED, "Nobody has to act.")
 
 

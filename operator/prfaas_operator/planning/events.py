@@ -20,7 +20,7 @@ from prfaas_operator.planning.values import ChildKind
 
 MESSAGE_MAX_CHARACTERS = 1000
 
-# Reconciling and Stalled repeat what the details say.
+# Reconciling repeats what the details say, and so does Stalled for the most part.
 _TOLD: dict[str, ConditionStatus] = {
     ConditionType.ACCEPTED: ConditionStatus.TRUE,
     ConditionType.RESOLVED_REFS: ConditionStatus.TRUE,
@@ -38,8 +38,8 @@ def of_conditions(before: Iterable[Condition], after: Iterable[Condition]) -> li
     is.
     """
     events = []
-    stored = tuple(before)
-    for condition in after:
+    stored, found = tuple(before), tuple(after)
+    for condition in found:
         good = _TOLD.get(condition.type)
         old = find(stored, condition.type)
         if good is None or condition.reason in _QUIET:
@@ -51,6 +51,16 @@ def of_conditions(before: Iterable[Condition], after: Iterable[Condition]) -> li
         type_ = EventType.NORMAL if condition.status is good else EventType.WARNING
         message = f"{condition.type}={condition.status}: {condition.message}"
         events.append(Event(type_, condition.reason, message[:MESSAGE_MAX_CHARACTERS]))
+    told = {
+        condition.reason for condition in found if _TOLD.get(condition.type) not in (None, condition.status)
+    }
+    stalled, was = find(found, ConditionType.STALLED), find(stored, ConditionType.STALLED)
+    if stalled is None or stalled.status is not ConditionStatus.TRUE or stalled.reason in told:
+        return events
+    # One instance of many may fail while the pool has enough of them.
+    if was is None or (was.status, was.reason) != (stalled.status, stalled.reason):
+        message = f"{stalled.type}={stalled.status}: {stalled.message}"
+        events.append(Event(EventType.WARNING, stalled.reason, message[:MESSAGE_MAX_CHARACTERS]))
     return events
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from prfaas.api.conditions import Reason
+from prfaas.pod_troubles import ContainerTrouble, PodCause
 from prfaas_operator.planning.values import ObservedPod
 
 PENDING_GRACE_SECONDS = 10.0
@@ -14,22 +15,13 @@ PENDING_GRACE_SECONDS = 10.0
 RECOVERY_SECONDS = 60.0
 """So long may an old revision's pod be not ready before it counts as broken."""
 
-CRASHES_MIN = 2
+PREPARATION_SECONDS = 60.0
+"""So long may a node need for a pod's volumes and network before that is worth telling."""
 
 # A node that is gone never confirms a deletion.
 ENDING_GRACE_SECONDS = 30.0
 
 _TERMINAL_PHASES = ("Failed", "Succeeded")
-_FAILURES = {
-    "ImagePullBackOff": Reason.IMAGE_PULL_FAILED,
-    "ErrImagePull": Reason.IMAGE_PULL_FAILED,
-    "ErrImageNeverPull": Reason.IMAGE_PULL_FAILED,
-    "InvalidImageName": Reason.IMAGE_PULL_FAILED,
-    "CreateContainerConfigError": Reason.CONTAINER_CONFIG_FAILED,
-    "CreateContainerError": Reason.CONTAINER_CONFIG_FAILED,
-    "RunContainerError": Reason.CONTAINER_CONFIG_FAILED,
-    "CrashLoopBackOff": Reason.CRASH_LOOPING,
-}
 
 
 def is_alive(pod: ObservedPod) -> bool:
@@ -44,12 +36,16 @@ def is_ending(pod: ObservedPod, now: datetime) -> bool:
     return now < pod.deletion_ends_at + timedelta(seconds=ENDING_GRACE_SECONDS)
 
 
-def failure_of(pod: ObservedPod) -> Reason | None:
+def failure_of(pod: ObservedPod) -> ContainerTrouble | None:
     """Why it cannot start by itself, None when nothing says so. One crash is nothing yet."""
     if pod.ready or not is_alive(pod):
         return None
-    reason = _FAILURES.get(pod.waiting_reason)
-    return None if reason is Reason.CRASH_LOOPING and pod.restarts < CRASHES_MIN else reason
+    return next((trouble for trouble in pod.troubles if trouble.lasting), None)
+
+
+def is_not_prepared(pod: ObservedPod, now: datetime) -> bool:
+    """Its node has had more than enough time for its volumes and network."""
+    return _unprepared_seconds(pod, now) >= PREPARATION_SECONDS
 
 
 def waits_for_node(pod: ObservedPod, now: datetime) -> bool:
@@ -78,8 +74,9 @@ def seconds_until_broken(pods: Sequence[ObservedPod], now: datetime) -> float | 
         for limit, age in (
             (PENDING_GRACE_SECONDS, _age_seconds(pod, now)),
             (RECOVERY_SECONDS, _unready_seconds(pod, now)),
+            (PREPARATION_SECONDS, _unprepared_seconds(pod, now)),
         )
-        if age < limit
+        if -math.inf < age < limit
     ]
     return min(waits, default=None)
 
@@ -100,3 +97,10 @@ def _age_seconds(pod: ObservedPod, now: datetime) -> float:
 
 def _unready_seconds(pod: ObservedPod, now: datetime) -> float:
     return (now - (pod.ready_changed_at or pod.created_at)).total_seconds()
+
+
+def _unprepared_seconds(pod: ObservedPod, now: datetime) -> float:
+    trouble = pod.trouble
+    if trouble is None or trouble.cause is not PodCause.NOT_PREPARED:
+        return -math.inf
+    return (now - (trouble.at or pod.created_at)).total_seconds()

@@ -129,6 +129,7 @@ def _status(
 ) -> PoolStatus:
     seen = conditions.picture(
         pool,
+        engine=spec.engine.container,
         desired=sizing.desired,
         revision=target.revision,
         max_unavailable=spec.rollout.max_unavailable,
@@ -157,7 +158,7 @@ def _status(
         sizing.active,
         limited,
     )
-    word = limiting_word(limited, stalled)
+    word = limiting_word(limited, stalled, conditions.hindrance(available))
     return pool_status(pool, spec, seen, sizing, capacity, findings, word, now)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from prfaas.api.keys import PoolKind
 from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus
+from prfaas.pod_troubles import ContainerTrouble, PodTrouble
 
 Manifest = dict[str, Any]
 """An object of the Kubernetes API as its JSON has it."""
@@ -156,10 +157,8 @@ class ObservedPod:
         gates: names of `spec.schedulingGates`.
         pending_reason: reason of PodScheduled=False (`Unschedulable`, `SchedulingGated`), or "".
         pending_message: the scheduler's words.
-        waiting_reason: reason of the first container, engine first, that waits or has just failed and is not
-            merely being created (`ImagePullBackOff`, `CrashLoopBackOff`, `OOMKilled`,
-            `CreateContainerConfigError`), or "".
-        waiting_message: its message.
+        troubles: of its containers while it is not ready, the engine's first.
+        trouble: of the pod as a whole; also of one that is ended or ends.
         restarts: of the engine's container.
         deletion_ends_at: `metadata.deletionTimestamp`, which is when the grace period ends; None: not being
             deleted.
@@ -178,8 +177,8 @@ class ObservedPod:
     gates: tuple[str, ...] = ()
     pending_reason: str = ""
     pending_message: str = ""
-    waiting_reason: str = ""
-    waiting_message: str = ""
+    troubles: tuple[ContainerTrouble, ...] = ()
+    trouble: PodTrouble | None = None
     restarts: int = 0
     deletion_ends_at: datetime | None = None
     drain_since: datetime | None = None

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from prfaas_operator.planning.actions import Action, ApplyChild, DeleteChild, MarkPods, PodMark, ScaleChild
 from prfaas_operator.planning.children import deployment
+from prfaas_operator.planning.diagnosis import is_rejected
 from prfaas_operator.planning.drain import plan_drain
 from prfaas_operator.planning.pods import failure_of, is_alive, is_broken, is_ending
 from prfaas_operator.planning.revision import Target
@@ -61,7 +62,8 @@ def plan_work(
     newest = target.deployment
     others = _others(pool, target.revision)
     trouble = Trouble.NO_CAPACITY if lacks_capacity else Trouble.NONE
-    if any(failure_of(pod) for pod in pods.get(target.revision, ())):
+    rejected = newest is not None and is_rejected(newest)
+    if rejected or any(failure_of(pod) for pod in pods.get(target.revision, ())):
         trouble = Trouble.FAILING
     fleet = Fleet(
         desired=desired,

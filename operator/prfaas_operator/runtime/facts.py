@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from prfaas.api import keys
 from prfaas.kube.resources import Object
+from prfaas.pod_troubles import ContainerTrouble, container_troubles, pod_trouble
 from prfaas_operator.planning.values import (
     FieldManager,
     ObservedChild,
@@ -25,8 +26,6 @@ from prfaas_operator.planning.values import (
 T = TypeVar("T")
 PREFIX = f"{keys.GROUP}/"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# What a container waits for while all is well.
-BEING_CREATED = frozenset({"ContainerCreating", "PodInitializing", ""})
 OWN_MANAGERS = frozenset({keys.MANAGER_CHILDREN, keys.MANAGER_SCALE, keys.MANAGER_STATUS})
 OTHERS_BY_RIGHT = frozenset({"kube-controller-manager"})
 
@@ -68,19 +67,11 @@ class CustomValue:
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerTrouble:
-    """A container that waits or has failed."""
-
-    container: str
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class PodValue:
     """A pod, before it is known which of its containers is the engine.
 
     Attributes:
+        troubles: of its containers, while it is not ready.
         restarts: by container, where there were any.
         incarnation: changes whenever a container of the pod was started anew.
     """
@@ -184,11 +175,12 @@ def pod(body: Object) -> Fact[PodValue]:
         pending_message="" if is_scheduled else scheduled.get("message") or "",
         deletion_ends_at=_time(about.get("deletionTimestamp")),
         drain_since=_time(annotations.get(keys.ANNOTATION_DRAIN_SINCE)),
+        trouble=pod_trouble(body),
     )
     value = PodValue(
         observed=observed,
         address=status.get("podIP") or "",
-        troubles=tuple(trouble for state in states if (trouble := _trouble(state)) is not None),
+        troubles=() if observed.ready else container_troubles(body),
         restarts=tuple(
             (state["name"], count) for state in states if (count := int(state.get("restartCount") or 0))
         ),
@@ -323,23 +315,6 @@ def _is_own_apply(entry: Mapping[str, Any]) -> bool:
         and entry.get("operation") == "Apply"
         and not entry.get("subresource")
     )
-
-
-def _trouble(state: Mapping[str, Any]) -> ContainerTrouble | None:
-    current, last = state.get("state") or {}, state.get("lastState") or {}
-    waiting, ended = current.get("waiting"), current.get("terminated")
-    before = last.get("terminated") or {}
-    if waiting is not None and waiting.get("reason", "") not in BEING_CREATED:
-        reason = waiting["reason"]
-        if before.get("reason") == "OOMKilled":
-            reason = "OOMKilled"
-        message = waiting.get("message") or before.get("message") or ""
-        return ContainerTrouble(state["name"], reason, str(message))
-    if ended is not None and ended.get("exitCode"):
-        reason = ended.get("reason") or "Error"
-        message = ended.get("message") or f"exit code {ended['exitCode']}"
-        return ContainerTrouble(state["name"], reason, str(message))
-    return None
 
 
 def _time(text: Any) -> datetime | None:

@@ -99,7 +99,7 @@ class Observer:
                 replace(each.value, ours=each.owner_uid == fact.uid)
                 for each in self._store.deployments.of_pool(key)
             ),
-            pods=tuple(_pod(each.value, engine) for each in pods),
+            pods=tuple(observed_pod(each.value, engine) for each in pods),
             peers=self._peers(key, fact.uid),
             budget=self._budget(key, fact.uid),
             user_budgets=tuple(self._user_budgets(key.namespace)),
@@ -226,12 +226,10 @@ def _status(model: type[M], fact: Fact[CustomValue]) -> M:
         return model()
 
 
-def _pod(value: PodValue, engine: str) -> ObservedPod:
-    troubles = sorted(value.troubles, key=lambda trouble: trouble.container != engine)
+def observed_pod(value: PodValue, engine: str) -> ObservedPod:
+    """The pod, now that the name of the container with its engine is known."""
     restarts = dict(value.restarts).get(engine, 0)
-    if not troubles:
-        return replace(value.observed, restarts=restarts) if restarts else value.observed
-    first = troubles[0]
-    return replace(
-        value.observed, restarts=restarts, waiting_reason=first.reason, waiting_message=first.message
-    )
+    if not value.troubles and not restarts:
+        return value.observed
+    troubles = sorted(value.troubles, key=lambda trouble: trouble.container != engine)
+    return replace(value.observed, restarts=restarts, troubles=tuple(troubles))

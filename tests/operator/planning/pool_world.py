@@ -9,6 +9,7 @@ from typing import Any
 
 from prfaas.api.keys import ANNOTATION_INJECTION, LABEL_REVISION, PoolKind
 from prfaas.api.v1alpha1 import ChargedTo, Pool, PoolSpec, PoolStatus
+from prfaas.pod_troubles import Cause, ContainerTrouble
 from prfaas_operator.injection.results import Injected, InjectionInfo, Refusals
 from prfaas_operator.injection.settings import Settings
 from prfaas_operator.planning.actions import (
@@ -41,6 +42,9 @@ SETTINGS = Settings(
     connector_image="registry/connector",
 )
 AUTHORITY = "a" * 64
+CRASHING = ContainerTrouble(
+    "engine", Cause.ENDED, "container `engine` ended with exit code 1, restarted 4 times", True, 4
+)
 
 
 def spec(**changes: Any) -> PoolSpec:
@@ -175,7 +179,7 @@ class World:
                     "nodes are available: 3 No preemption victims found for incoming pod.",
                 )
             elif not pod.ready and pod.revision in self.failing_images:
-                pods[index] = replace(pod, waiting_reason="CrashLoopBackOff", restarts=4, phase="Running")
+                pods[index] = replace(pod, troubles=(CRASHING,), restarts=4, phase="Running")
             elif not pod.ready:
                 pods[index] = replace(pod, ready=True, phase="Running", ready_changed_at=self.now)
         self.pool = replace(self.pool, pods=tuple(pods))

@@ -123,7 +123,7 @@ def test_a_revision_that_cannot_start_stops_and_a_rollback_takes_the_old_deploym
     world.settle()
     assert world.ready == 2
     assert world.condition("Stalled") == ("True", "CrashLooping")
-    assert "kubectl logs --previous" in world.message("Stalled")
+    assert "exit code 1, restarted 4 times" in world.message("Stalled")
     assert world.condition("Ready") == ("True", "Serving")
     assert world.pool.status.limited_by == "CrashLooping"
     injections = world.injector.injections

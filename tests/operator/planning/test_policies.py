@@ -34,7 +34,7 @@ from prfaas_operator.planning.values import (
     PoolKey,
     UserBudget,
 )
-from tests.operator.planning.pool_world import NOW, SETTINGS, observed, settled, spec
+from tests.operator.planning.pool_world import CRASHING, NOW, SETTINGS, observed, settled, spec
 from tests.operator.planning.test_routes import route_spec
 
 
@@ -118,9 +118,8 @@ def test_marks_settle(count: int, marked: int, replicas: int) -> None:
         (pod("p"), False),
         (pod("p", ready=False, ready_changed_at=NOW - timedelta(seconds=5)), False),
         (pod("p", ready=False, ready_changed_at=NOW - timedelta(seconds=61)), True),
-        (pod("p", ready=False, ready_changed_at=NOW, waiting_reason="ImagePullBackOff"), True),
-        (pod("p", ready=False, ready_changed_at=NOW, waiting_reason="CrashLoopBackOff", restarts=1), False),
-        (pod("p", ready=False, ready_changed_at=NOW, waiting_reason="CrashLoopBackOff", restarts=2), True),
+        (pod("p", ready=False, ready_changed_at=NOW, troubles=(replace(CRASHING, lasting=False),)), False),
+        (pod("p", ready=False, ready_changed_at=NOW, troubles=(CRASHING,)), True),
         (waiting("p", created_at=NOW - timedelta(seconds=11)), True),
         (waiting("p", created_at=NOW - timedelta(seconds=9)), False),
     ],

@@ -1,0 +1,267 @@
+"""What is wrong with a pod, from its own object alone. Pure; for conditions and for `prfaas status`.
+
+Events are not read: they are many, they expire, and to watch those of all pods costs more than all else.
+Nothing that a container has logged is quoted, since engines may log prompts. That includes the termination
+message of a container with `terminationMessagePolicy: FallbackToLogsOnError`.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+Json = Mapping[str, Any]
+
+RESTARTS_OF_A_LOOP = 2
+SHORT_RUN_SECONDS = 3600.0
+"""A run that failed sooner was one that never got going: loading may take that long."""
+WORDS_MAX_CHARACTERS = 240
+MOUNTS_NAMED_MAX = 5
+
+_IMAGE_REASONS = frozenset(
+    {
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+_CREATION_REASONS = frozenset(
+    {
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "PreCreateHookError",
+        "PreStartHookError",
+        "PostStartHookError",
+        "RunContainerError",
+    }
+)
+# What they add to the kubelet's words differs from one look to the next, and says nothing.
+_BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*"[:\s]*|\bErrImagePull:\s*')
+_SIGNALS = {128 + each.value: each.name for each in signal.Signals}
+_DISRUPTIONS = {
+    "PreemptionByScheduler": "made way for a pod of higher priority",
+    "DeletionByTaintManager": "was deleted from node {node}, which is lost or has a taint",
+    "EvictionByEvictionAPI": "was evicted through the API, as by a drain of node {node}",
+    "DeletionByPodGC": "was deleted because node {node} is gone",
+    "TerminationByKubelet": "was ended by node {node}",
+}
+
+
+class Cause(StrEnum):
+    """What kind of trouble a container has."""
+
+    IMAGE = "Image"
+    CREATION = "Creation"
+    OUT_OF_MEMORY = "OutOfMemory"
+    ENDED = "Ended"
+    NOT_READY = "NotReady"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerTrouble:
+    """A container that cannot start, has ended, or keeps its pod from being ready.
+
+    Attributes:
+        text: for people, begins with the container.
+        lasting: it will not mend itself.
+        at: when it ended last, None when it did not.
+    """
+
+    container: str
+    cause: Cause
+    text: str
+    lasting: bool = False
+    restarts: int = 0
+    at: datetime | None = None
+
+
+class PodCause(StrEnum):
+    """What kind of trouble a pod has beside its containers'."""
+
+    LOST = "Lost"
+    """It was evicted or preempted, its node refused it, or is gone."""
+    NODE_SILENT = "NodeSilent"
+    NOT_PREPARED = "NotPrepared"
+    """Its node has not got volumes and network ready."""
+    GATED = "Gated"
+    """Its containers are ready, a readiness gate is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodTrouble:
+    """A trouble of a pod as a whole. `at`: since when, or when it happened. `text` goes on after `Pod x `."""
+
+    cause: PodCause
+    text: str
+    at: datetime | None
+
+
+def container_troubles(pod: Json) -> tuple[ContainerTrouble, ...]:
+    """What its containers suffer from, or suffered from before they ran again; in the pod's order."""
+    status = pod.get("status") or {}
+    specs = dict(_containers(pod.get("spec") or {}))
+    regular = status.get("containerStatuses") or ()
+    # While an engine loads, others wait for it and are not to blame.
+    all_ready = bool(regular) and all(state.get("ready") for state in regular)
+    troubles = []
+    for state in (*(status.get("initContainerStatuses") or ()), *regular):
+        spec, ends = specs.get(state.get("name", ""), ({}, False))
+        trouble = _container(state, spec, ends=ends, others_are_ready=all_ready)
+        if trouble is not None:
+            troubles.append(trouble)
+    return tuple(troubles)
+
+
+def pod_trouble(pod: Json) -> PodTrouble | None:
+    """What is wrong with the pod as a whole."""
+    spec, status = pod.get("spec") or {}, pod.get("status") or {}
+    conditions = {each.get("type"): each for each in status.get("conditions") or ()}
+    node = spec.get("nodeName") or "?"
+    lost = _lost(pod, conditions, node)
+    if lost is not None or pod["metadata"].get("deletionTimestamp") or status.get("phase") == "Succeeded":
+        return lost
+    ready = conditions.get("Ready") or {}
+    if ready.get("status") == "False" and _is_true(conditions, "ContainersReady"):
+        since = _time(ready.get("lastTransitionTime"))
+        if ready.get("reason") == "ReadinessGatesNotReady":
+            text = f"waits for a readiness gate ({in_one_line(ready.get('message', ''))})"
+            return PodTrouble(PodCause.GATED, text, since)
+        # The kubelet takes both conditions back together; only the node controller takes Ready alone.
+        return PodTrouble(PodCause.NODE_SILENT, f"is on node {node}, which does not answer", since)
+    prepared = conditions.get("PodReadyToStartContainers") or {}
+    if _is_true(conditions, "PodScheduled") and prepared.get("status") == "False":
+        named = ", ".join(_mounted(spec))
+        text = f"waits for node {node} to get its volumes and network ready"
+        since = _time(prepared.get("lastTransitionTime"))
+        return PodTrouble(PodCause.NOT_PREPARED, f"{text} (it mounts {named})" if named else text, since)
+    return None
+
+
+def in_one_line(words: str, at_most: int = WORDS_MAX_CHARACTERS) -> str:
+    """Words of others, fit to be quoted."""
+    text = " ".join("".join(each if each.isprintable() else " " for each in words).split()).rstrip(" .,;")
+    return text if len(text) <= at_most else text[: at_most - 1].rstrip() + "…"
+
+
+def _container(state: Json, spec: Json, *, ends: bool, others_are_ready: bool) -> ContainerTrouble | None:
+    current = state.get("state") or {}
+    waiting, ended = current.get("waiting") or {}, current.get("terminated")
+    before = (state.get("lastState") or {}).get("terminated")
+    reason = waiting.get("reason") or ""
+    if reason in _IMAGE_REASONS:
+        return _image(state, spec, reason, waiting.get("message") or "")
+    if reason in _CREATION_REASONS or reason.endswith("Error"):
+        words = in_one_line(waiting.get("message") or "")
+        text = f"container `{state['name']}`: {reason}{': ' if words else ''}{words}"
+        return ContainerTrouble(state["name"], Cause.CREATION, text, lasting=True)
+    last = ended or before
+    if last is not None and not (ends and ended is not None and not ended.get("exitCode")):
+        return _ended(state, spec, last, backing_off=reason == "CrashLoopBackOff")
+    is_sidecar = spec.get("restartPolicy") == "Always"
+    if is_sidecar and others_are_ready and "running" in current and not state.get("ready"):
+        text = f"container `{state['name']}` is not ready, the others are"
+        return ContainerTrouble(state["name"], Cause.NOT_READY, text)
+    return None
+
+
+def _image(state: Json, spec: Json, reason: str, message: str) -> ContainerTrouble:
+    image = spec.get("image") or state.get("image") or "?"
+    word = "ErrImagePull" if reason == "ImagePullBackOff" else reason
+    words = in_one_line(_BACK_OFF.sub("", message))
+    why = f"{word}: {words}" if words else word
+    text = f"container `{state['name']}`: image {image} cannot be pulled ({why})"
+    return ContainerTrouble(state["name"], Cause.IMAGE, text, lasting=True)
+
+
+def _ended(state: Json, spec: Json, last: Json, *, backing_off: bool) -> ContainerTrouble:
+    name, restarts = state["name"], int(state.get("restartCount") or 0)
+    at, began = _time(last.get("finishedAt")), _time(last.get("startedAt"))
+    short = at is not None and began is not None and (at - began).total_seconds() < SHORT_RUN_SECONDS
+    lasting = restarts >= RESTARTS_OF_A_LOOP and (backing_off or short)
+    again = f", restarted {restarts} time{'s' if restarts > 1 else ''}" if restarts else ""
+    if last.get("reason") == "OOMKilled":
+        limit = ((spec.get("resources") or {}).get("limits") or {}).get("memory")
+        kept = f"limit {limit}" if limit else "it has no limit: its node ran out of memory"
+        text = f"container `{name}` OOMKilled ({kept}){again}"
+        return ContainerTrouble(name, Cause.OUT_OF_MEMORY, text, lasting, restarts, at)
+    text = f"container `{name}` ended with {_exit(last)}{_last_words(spec, last)}{again}"
+    return ContainerTrouble(name, Cause.ENDED, text, lasting, restarts, at)
+
+
+def _exit(last: Json) -> str:
+    code = int(last.get("exitCode") or 0)
+    hints = [each for each in (last.get("reason"), _SIGNALS.get(code)) if each not in (None, "Error")]
+    return f"exit code {code}" + (f" ({', '.join(str(each) for each in hints)})" if hints else "")
+
+
+def _last_words(spec: Json, last: Json) -> str:
+    if spec.get("terminationMessagePolicy") == "FallbackToLogsOnError":
+        return ""
+    words = in_one_line(last.get("message") or "")
+    return f": {words}" if words else ""
+
+
+def _lost(pod: Json, conditions: Mapping[str, Json], node: str) -> PodTrouble | None:
+    status = pod.get("status") or {}
+    disruption = conditions.get("DisruptionTarget") or {}
+    disrupted = disruption.get("status") == "True"
+    if status.get("phase") != "Failed" and not (disrupted and pod["metadata"].get("deletionTimestamp")):
+        return None
+    since = disruption if disrupted else conditions.get("Ready") or {}
+    at = _time(since.get("lastTransitionTime")) or _time(pod["metadata"].get("creationTimestamp"))
+    reason, words = status.get("reason") or "", in_one_line(status.get("message") or "")
+    if reason:
+        text = f"was ended by its node {node}: {reason}{': ' if words else ''}{words}"
+    elif disrupted:
+        text = _DISRUPTIONS.get(disruption.get("reason", ""), "was disrupted").format(node=node)
+    else:
+        text = f"has failed on node {node}{': ' if words else ''}{words}"
+    return PodTrouble(PodCause.LOST, text, at)
+
+
+def _containers(spec: Json) -> Iterator[tuple[str, tuple[Json, bool]]]:
+    """Name, spec, and whether it is to end by itself."""
+    for each in spec.get("initContainers") or ():
+        yield each["name"], (each, each.get("restartPolicy") != "Always")
+    for each in spec.get("containers") or ():
+        yield each["name"], (each, spec.get("restartPolicy", "Always") != "Always")
+
+
+def _mounted(spec: Json) -> list[str]:
+    """What its volumes need from elsewhere."""
+    named = []
+    for volume in spec.get("volumes") or ():
+        if claim := volume.get("persistentVolumeClaim"):
+            named.append(f"PersistentVolumeClaim {claim.get('claimName')}")
+        elif (secret := volume.get("secret")) and not secret.get("optional"):
+            named.append(f"Secret {secret.get('secretName')}")
+        elif (settings := volume.get("configMap")) and not settings.get("optional"):
+            named.append(f"ConfigMap {settings.get('name')}")
+        else:
+            named += [kind for kind in ("csi", "nfs", "hostPath", "image", "ephemeral") if volume.get(kind)]
+    if len(named) > MOUNTS_NAMED_MAX:
+        named[MOUNTS_NAMED_MAX:] = [f"{len(named) - MOUNTS_NAMED_MAX} more"]
+    return named
+
+
+def _is_true(conditions: Mapping[str, Json], type_: str) -> bool:
+    return (conditions.get(type_) or {}).get("status") == "True"
+
+
+def _time(text: Any) -> datetime | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -27,9 +27,12 @@ LONGEST_LIST_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Synced(Generic[T]):
-    """The whole collection as it is. What the receiver had before and is not in it is gone."""
+    """The whole collection as it was at a version. What the receiver had before and is not in it is gone,
+    unless the receiver knows it by a newer version, as the answer to its own write is.
+    """
 
     objects: tuple[T, ...]
+    resource_version: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,12 @@ class Contact:
     def heard(self, now_seconds: float) -> None:
         self.last_seconds, self.failures, self.error = now_seconds, 0, None
 
+    def listed(self, now_seconds: float, *, well: bool) -> None:
+        """The server has answered; `well` unless watches fail all the same."""
+        self.last_seconds = now_seconds
+        if well:
+            self.heard(now_seconds)
+
     def failed(self, error: errors.KubeError) -> None:
         self.failures += 1
         self.error = error
@@ -99,17 +108,21 @@ async def reflect(
     loop = asyncio.get_running_loop()
     contact = contact if contact is not None else Contact()
     version: str | None = None
+    # Watches in a row that brought nothing. Lists that work neither shorten the pauses nor hide why.
+    fruitless = 0
     while True:
+        watching = False
         try:
             if version is None:
                 objects, version = await _list(api, resource, slim, namespace, label_selector, field_selector)
-                contact.heard(loop.time())
+                contact.listed(loop.time(), well=fruitless == 0)
                 contact.lists += 1
                 contact.synced = True
                 contact.synced_event.set()
-                yield Synced(objects)
+                yield Synced(objects, version)
             # Spread over time, so that not all watches of all processes end at once.
             server_seconds = int(SERVER_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311
+            watching = True
             async with api.watch(
                 resource,
                 namespace,
@@ -123,6 +136,7 @@ async def reflect(
                 began_seconds = loop.time()
                 async for event in events:
                     contact.heard(loop.time())
+                    fruitless, watching = 0, False
                     version = event.object["metadata"]["resourceVersion"]
                     change = _change(event, slim)
                     if change is not None:
@@ -130,7 +144,9 @@ async def reflect(
             if loop.time() - began_seconds < 1.0:
                 # A server or proxy that ends each watch at once must not be asked in a tight loop.
                 raise errors.Unreachable(f"watch {resource}: it ended as soon as it had begun")
+            fruitless = 0
         except errors.KubeError as error:
+            fruitless += watching
             if isinstance(error, errors.Gone):
                 version = None
                 if contact.failures == 0:

@@ -166,6 +166,9 @@ def _container(state: Json, spec: Json, *, ends: bool, others_are_ready: bool) -
     last = ended or before
     if last is not None and not (ends and ended is not None and not ended.get("exitCode")):
         return _ended(state, spec, last, backing_off=reason == "CrashLoopBackOff")
+    if reason == "CrashLoopBackOff":
+        # What ended is forgotten by now, as after the node's images and containers were cleaned up.
+        return _ended(state, spec, {}, backing_off=True)
     is_sidecar = spec.get("restartPolicy") == "Always"
     if is_sidecar and others_are_ready and "running" in current and not state.get("ready"):
         text = f"container `{state['name']}` is not ready, the others are"
@@ -193,7 +196,8 @@ def _ended(state: Json, spec: Json, last: Json, *, backing_off: bool) -> Contain
         kept = f"limit {limit}" if limit else "it has no limit: its node ran out of memory"
         text = f"container `{name}` OOMKilled ({kept}){again}"
         return ContainerTrouble(name, Cause.OUT_OF_MEMORY, text, lasting, restarts, at)
-    text = f"container `{name}` ended with {_exit(last)}{_last_words(spec, last)}{again}"
+    how = f"ended with {_exit(last)}{_last_words(spec, last)}" if last else "keeps ending (CrashLoopBackOff)"
+    text = f"container `{name}` {how}{again}"
     return ContainerTrouble(name, Cause.ENDED, text, lasting, restarts, at)
 
 

@@ -108,7 +108,10 @@ def pod(pool_kind: str, pool_name: str, number: int, *, revision: str = "5c9d", 
     return {
         "kind": "Pod",
         "metadata": metadata | changes.get("metadata", {}),
-        "spec": {"nodeName": f"gpu-{number}"} if changes.get("node", True) else {},
+        "spec": {
+            "containers": [{"name": "engine", "image": "vllm:1", "resources": {"limits": {"memory": "3Gi"}}}],
+            **({"nodeName": f"gpu-{number}"} if changes.get("node", True) else {}),
+        },
         "status": status | changes.get("status", {}),
     }
 
@@ -152,6 +155,24 @@ PENDING = {
         }
     ],
     "containerStatuses": [],
+}
+OUT_OF_MEMORY = {
+    "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}],
+    "containerStatuses": [
+        {
+            "name": "engine",
+            "restartCount": 2,
+            "state": {"running": {"startedAt": at(NOW)}},
+            "lastState": {
+                "terminated": {
+                    "reason": "OOMKilled",
+                    "exitCode": 137,
+                    "startedAt": at(NOW - timedelta(minutes=4)),
+                    "finishedAt": at(NOW - timedelta(minutes=1)),
+                }
+            },
+        }
+    ],
 }
 CRASHING = {
     "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}],
@@ -257,3 +278,33 @@ def operator_down() -> FleetView:
         localOnly={"until": at(NOW + timedelta(minutes=5))},
     )
     return fleet(held, asked, switched, pod("PrefillPool", "long", 3, status=CRASHING), leases=[lease(260)])
+
+
+def out_of_memory() -> FleetView:
+    message = (
+        "Pod long-5c9d-3: container `engine` OOMKilled (limit 3Gi), restarted 2 times. Raise its memory "
+        "limit in spec.workload.template."
+    )
+    stalled = (
+        condition("Ready", "False", "OOMKilled", f"0 of 2 instances are ready. {message}"),
+        condition("Stalled", "True", "OOMKilled", message),
+        condition("WorkloadsAvailable", "False", "OOMKilled", f"0 of 2 instances are ready. {message}"),
+    )
+    evicted = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
+    config = {
+        "reason": "CreateContainerConfigError",
+        "message": "couldn't find key token in Secret serving/hub",
+    }
+    kept_out = {**CRASHING, "containerStatuses": [{"name": "engine", "state": {"waiting": config}}]}
+    recovered = {
+        **OUT_OF_MEMORY,
+        "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}],
+    }
+    return fleet(
+        pool("PrefillPool", "long", changes=stalled, readyReplicas=0, limitedBy="OOMKilled"),
+        pod("PrefillPool", "long", 3, status=OUT_OF_MEMORY),
+        pod("PrefillPool", "long", 4, status=kept_out),
+        pod("PrefillPool", "long", 5, status=evicted),
+        pod("DecodePool", "chat", 6, status=recovered),
+        leases=[lease()],
+    )

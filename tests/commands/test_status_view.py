@@ -23,6 +23,7 @@ STATES = (
     fleets.incompatible,
     fleets.rolling_update,
     fleets.operator_down,
+    fleets.out_of_memory,
 )
 
 

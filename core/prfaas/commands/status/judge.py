@@ -31,6 +31,7 @@ from prfaas.commands.status.view import (
     PoolView,
     RouteView,
 )
+from prfaas.pod_troubles import ContainerTrouble, PodCause, container_troubles, pod_trouble
 
 Object = dict[str, Any]
 # A holder that is alive renews several times within the Lease's own duration.
@@ -45,7 +46,6 @@ _GOOD = {
     ConditionType.SCALING_ACTIVE: ConditionStatus.TRUE,
     ConditionType.SCALING_LIMITED: ConditionStatus.FALSE,
 }
-_WAITING_FAILURES = ("BackOff", "Err", "Invalid")
 
 
 def operator_view(leases: Sequence[Object] | None, now: datetime) -> OperatorView:
@@ -212,27 +212,34 @@ def fingerprints_of(pools: Sequence[Object]) -> dict[tuple[str, str, str, str], 
 
 def _pod_state(pod: Object) -> tuple[EndpointState, str]:
     about, status = pod["metadata"], pod.get("status") or {}
+    of_pod = trouble.text if (trouble := pod_trouble(pod)) is not None else ""
     if about.get("deletionTimestamp"):
-        return EndpointState.ENDING, ""
+        return EndpointState.ENDING, of_pod
     if status.get("phase") in ("Failed", "Succeeded"):
-        return EndpointState.ENDED, str(status.get("reason") or status.get("message") or "")
+        return EndpointState.ENDED, of_pod
     drain_since = (about.get("annotations") or {}).get(ANNOTATION_DRAIN_SINCE)
     if drain_since:
         return EndpointState.DRAINING, f"since {drain_since}"
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
+    of_containers = sorted(container_troubles(pod), key=lambda each: not each.lasting)
+    words = "; ".join(f"{each.text}{_last(each)}" for each in of_containers)
     if conditions.get("Ready", {}).get("status") == "True":
-        return EndpointState.READY, ""
-    for container in _containers(status):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason = str(waiting.get("reason") or "")
-        if any(word in reason for word in _WAITING_FAILURES) or reason.endswith("Error"):
-            return EndpointState.FAILING, f"{container['name']}: {reason}"
+        return EndpointState.READY, words
+    if any(each.lasting for each in of_containers):
+        return EndpointState.FAILING, words
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         return EndpointState.PENDING, f"{scheduled.get('reason', '')}: {scheduled.get('message', '')}".strip(
             ": "
         )
-    return (EndpointState.STARTING if scheduled else EndpointState.PENDING), ""
+    if trouble is not None and trouble.cause is PodCause.NODE_SILENT:
+        return EndpointState.FAILING, of_pod
+    state = EndpointState.STARTING if scheduled else EndpointState.PENDING
+    return state, words or of_pod
+
+
+def _last(trouble: ContainerTrouble) -> str:
+    return f", last at {_clock(trouble.at)}" if trouble.at is not None else ""
 
 
 def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -16,11 +16,12 @@ from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.config.config_exception import ConfigException
 
 from prfaas import __version__
 from prfaas.kube import errors
 from prfaas.kube.api import Call, WriteGuard
-from prfaas.kube.connect import LoadConfiguration
+from prfaas.kube.connect import LoadConfiguration, NoCluster
 from prfaas.kube.resources import Object
 from prfaas.kube.retry import retry_in_seconds
 
@@ -96,7 +97,7 @@ class Transport:
             try:
                 return await self._attempt(request, ends_at_seconds - loop.time())
             except errors.Unauthorized:
-                if reloaded or not await self._reload():
+                if reloaded or not await self._reload(ends_at_seconds):
                     raise
                 reloaded = True
             except errors.KubeError as error:
@@ -119,13 +120,22 @@ class Transport:
         headers = {"Accept": request.accept, "User-Agent": self._user_agent}
         if request.content_type is not None:
             headers["Content-Type"] = request.content_type
-        await api.update_params_for_auth(
-            headers, [], ["BearerToken"], request.path, request.method, request.body
-        )
+        try:
+            await api.update_params_for_auth(
+                headers, [], ["BearerToken"], request.path, request.method, request.body
+            )
+        except (NoCluster, ConfigException) as error:
+            raise errors.Unauthorized(
+                f"{request.doing}: the credentials cannot be loaded: {error}"
+            ) from error
         query = f"?{urlencode(request.query)}" if request.query else ""
         url = f"{api.configuration.host}{request.path}{query}"
         rest: Any = api.rest_client
-        answer = await rest.request(request.method, url, headers, request.body, _request_timeout=limits)
+        try:
+            answer = await rest.request(request.method, url, headers, request.body, _request_timeout=limits)
+        except RuntimeError as error:
+            # Credentials were loaded anew meanwhile, and the connections of the old ones are closed.
+            raise aiohttp.ClientConnectionError(describe(error)) from error
         return cast("aiohttp.ClientResponse", answer.response)
 
     async def open(self) -> ApiClient:
@@ -179,8 +189,8 @@ class Transport:
             raise errors.from_answer(response.status, answer, wait, doing=request.doing)
         return answer
 
-    async def _reload(self) -> bool:
-        """Load credentials anew; False when that was done a moment ago, so that it cannot help."""
+    async def _reload(self, ends_at_seconds: float) -> bool:
+        """Load credentials anew; False when that cannot be done, or was a moment ago and cannot help."""
         loop = asyncio.get_running_loop()
         asked_at_seconds = loop.time()
         if asked_at_seconds - self._loaded_at_seconds < RELOAD_PAUSE_SECONDS:
@@ -188,8 +198,16 @@ class Transport:
         async with self._opening:
             if self._loaded_at_seconds > asked_at_seconds:
                 return True
-            configuration = await self._load()
-            old, self._api = self._api, await asyncio.to_thread(ApiClient, configuration)
+            try:
+                async with asyncio.timeout_at(ends_at_seconds):
+                    configuration = await self._load()
+                    old, self._api = self._api, await asyncio.to_thread(ApiClient, configuration)
+            except (NoCluster, ConfigException, OSError) as error:
+                logger.warning(
+                    "the API server does not know our credentials, and there are no new ones: %s",
+                    describe(error),
+                )
+                return False
             self._loaded_at_seconds = loop.time()
         logger.info("the API server did not know our credentials any more; they were loaded anew")
         if old is not None:

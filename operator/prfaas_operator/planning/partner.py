@@ -30,10 +30,11 @@ def partner_keys(routes: Iterable[tuple[str, PrefillRouteSpec]]) -> Mapping[Pool
 def summarise(
     key: PoolKey, *, identity: str, generation: int, status: PoolStatus, deleted: bool = False
 ) -> PartnerPool:
-    """A partner by its status. One that is being deleted rolls no more, whatever it says: nobody writes its
-    status any longer, and its end may take hours. One that lags behind its spec counts as rolling with nothing done yet: it may
-    be about to, and waiting a moment for it costs less than leaving one generation of KV without its other
-    side.
+    """A partner by its status.
+
+    One that is being deleted rolls no more, whatever it says: nobody writes its status any longer, and its
+    end may take hours. One that lags behind its spec counts as rolling with nothing done yet: it may be about
+    to, and waiting a moment for it costs less than leaving one generation of KV without its other side.
     """
     if deleted:
         return PartnerPool(key, identity, rolling=False, stalled=False, desired=0, new_ready=0)

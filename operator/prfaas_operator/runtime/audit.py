@@ -141,5 +141,5 @@ class Audit:
         ]
         for fact in gone:
             logger.warning("%s %s/%s went without a word", self._resource, fact.namespace, fact.name)
-            self._collection.remove(fact)
+            self._collection.remove(fact, version)
         return len(gone)

@@ -207,7 +207,8 @@ class Executor:
             case "PodDisruptionBudget":
                 self._store.budgets.put(facts.budget(body))
             case "Secret":
-                self._store.secrets.put(secret(body))
+                fact = secret(body)
+                (self._store.own_secrets if fact.pool is None else self._store.secrets).put(fact)
             case other:
                 raise AssertionError(f"no collection for {other}")
 

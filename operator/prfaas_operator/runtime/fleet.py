@@ -71,7 +71,6 @@ class Fleet:
         self._namespace = namespace
         self._region = region
         self._authority_known = authority_known
-        self._policy: str | None = None
 
     async def prepare(self) -> None:
         """Read the authority, and make it when there is none; what the own namespace holds otherwise.
@@ -87,9 +86,12 @@ class Fleet:
             self._authority_known()
         try:
             known = await self._api.get(SECRETS, self._namespace, keys.GATEWAY_TLS_SECRET)
-            self._store.secrets.put(secret(known))
+            self._store.own_secrets.put(secret(known))
         except errors.NotFound:
-            logger.debug("there is no certificate of the gateways yet")
+            # Never made, or gone without a word: nobody watches the own namespace.
+            stored = self._store.own_secrets.get(self._namespace, keys.GATEWAY_TLS_SECRET)
+            if stored is not None:
+                self._store.own_secrets.remove(stored)
 
     async def pass_(self, resync_seconds: float) -> float:
         """One pass; when to look again.
@@ -166,9 +168,8 @@ class Fleet:
             and (spec := parse_spec(PrefillRouteSpec, fact.value.spec)[0]) is not None
         )
         snapshot = self._planner.snapshot(pools, routes, now)
-        if self._policy is None:
-            self._policy = await self._stored_policy()
-        if self._policy == snapshot.revision:
+        # Asked each time: somebody may have deleted it, and a gateway that starts then has no other.
+        if await self._stored_policy() == snapshot.revision:
             return
         body: Object = {
             "metadata": {
@@ -179,7 +180,6 @@ class Fleet:
             "data": {keys.GATEWAY_POLICY_KEY: snapshot.to_json()},
         }
         await self._api.apply(CONFIG_MAPS, body, field_manager=keys.MANAGER_CHILDREN, force=True)
-        self._policy = snapshot.revision
         logger.info("gateways are told: snapshot %s, %d models", snapshot.revision[:12], len(snapshot.models))
 
     async def _stored_policy(self) -> str:

@@ -107,8 +107,8 @@ class Children:
         )
         async for change in changes:
             match change:
-                case Synced(objects):
-                    collection.replace_all(objects, following.namespace)
+                case Synced(objects, version):
+                    collection.replace_all(objects, following.namespace, version)
                 case Added(fact) | Modified(fact):
                     collection.put(fact)
                 case Deleted(fact):

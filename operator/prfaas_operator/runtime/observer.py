@@ -130,7 +130,8 @@ class Observer:
 
     def certificate(self, namespace: str, name: str, owner_uid: str | None) -> ObservedCertificate | None:
         """The certificate in a Secret. `owner_uid` None: the operator's own, which nobody owns."""
-        fact = self._store.secrets.get(namespace, name)
+        secrets = self._store.own_secrets if owner_uid is None else self._store.secrets
+        fact = secrets.get(namespace, name)
         if fact is None:
             return None
         described = certificates.describe(fact.value.certificate)

@@ -40,7 +40,8 @@ class Collection(Generic[T]):
         self._facts: dict[Place, Fact[T]] = {}
         self._by_pool: dict[PoolKey, set[Place]] = {}
         self._loose: dict[str, set[Place]] = {}
-        self._deleted: OrderedDict[str, None] = OrderedDict()
+        # By uid: the version as of which it was gone.
+        self._deleted: OrderedDict[str, str] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -67,8 +68,12 @@ class Collection(Generic[T]):
         """Learn of an object as it is, from a watch or from the answer to a write."""
         place = (fact.namespace, fact.name)
         before = self._facts.get(place)
-        if fact.uid in self._deleted:
-            return
+        gone_since = self._deleted.get(fact.uid)
+        if gone_since is not None:
+            if not is_newer(fact.resource_version, gone_since):
+                return
+            # It had only left what is followed, by its labels, and is back.
+            del self._deleted[fact.uid]
         if before is not None:
             if not is_newer(fact.resource_version, before.resource_version):
                 return
@@ -80,21 +85,32 @@ class Collection(Generic[T]):
             self._loose.setdefault(fact.namespace, set()).add(place)
         self._changed(fact)
 
-    def remove(self, fact: Fact[T]) -> None:
-        """Learn that an object is gone."""
-        self._deleted[fact.uid] = None
-        if len(self._deleted) > REMEMBERED_DELETIONS:
-            self._deleted.popitem(last=False)
+    def remove(self, fact: Fact[T], version: str = "") -> None:
+        """Learn that an object is gone.
+
+        Args:
+            version: as of which that is known; that of the fact when empty.
+        """
+        version = version or fact.resource_version
         place = (fact.namespace, fact.name)
         before = self._facts.get(place)
+        if before is not None and before.uid == fact.uid and is_newer(before.resource_version, version):
+            return
+        self._deleted[fact.uid] = version
+        if len(self._deleted) > REMEMBERED_DELETIONS:
+            self._deleted.popitem(last=False)
         if before is None or before.uid != fact.uid:
             return
         del self._facts[place]
         self._forget_group(before)
         self._changed(fact)
 
-    def replace_all(self, facts: Iterable[Fact[T]], namespace: str | None = None) -> None:
-        """Learn the whole collection, of one namespace or of all: what is not in it is gone."""
+    def replace_all(self, facts: Iterable[Fact[T]], namespace: str | None = None, version: str = "") -> None:
+        """Learn the whole collection, of one namespace or of all: what is not in it is gone.
+
+        Args:
+            version: of the list. What is known to be newer was written after it, and stays.
+        """
         seen = set()
         for fact in facts:
             seen.add((fact.namespace, fact.name))
@@ -102,7 +118,7 @@ class Collection(Generic[T]):
         for fact in self:
             place = (fact.namespace, fact.name)
             if place not in seen and namespace in {None, fact.namespace}:
-                self.remove(fact)
+                self.remove(fact, version)
 
     def _forget_group(self, fact: Fact[T]) -> None:
         place = (fact.namespace, fact.name)
@@ -144,6 +160,8 @@ class Store:
         self.pods: Collection[PodValue] = Collection(collection("Pod"))
         self.deployments: Collection[ObservedDeployment] = Collection(collection("Deployment"))
         self.secrets: Collection[SecretValue] = Collection(collection("Secret"))
+        # The region's, which no list brings and no list may take away.
+        self.own_secrets: Collection[SecretValue] = Collection(collection("Secret"))
         self.config_maps: Collection[ObservedChild] = Collection(collection("ConfigMap"))
         self.budgets: Collection[BudgetValue] = Collection(collection("PodDisruptionBudget"))
         self.autoscalers: Collection[AutoscalerValue] = Collection(collection("HorizontalPodAutoscaler"))

@@ -17,6 +17,8 @@ MODEL_FILE_NAMES = (
 )
 MAX_MODEL_FILE_BYTES = 64 << 20
 _MAX_NAMES = 64
+_MAX_FIELDS = 64
+_MAX_FIELD_CHARACTERS = 128
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,6 +37,7 @@ class EngineReport:
 
     Attributes:
         fingerprint: engines with equal ones can exchange KV.
+        fingerprint_fields: what it is made of, for people who wonder why two differ; sorted by name.
         model_files: sorted by name.
         model_files_error: why some are missing, or empty.
     """
@@ -42,6 +45,7 @@ class EngineReport:
     engine_connected: bool = False
     draining: bool = False
     fingerprint: str | None = None
+    fingerprint_fields: tuple[tuple[str, str], ...] = ()
     block_tokens: int | None = None
     max_model_tokens: int | None = None
     served_models: tuple[str, ...] = ()
@@ -81,6 +85,7 @@ def read_report(answer: bytes) -> EngineReport:
         draining=fields.get("draining") is True,
         # Of an engine that has gone; its successor may be another one.
         fingerprint=fingerprint if connected else None,
+        fingerprint_fields=_named_texts(fields.get("fingerprint_fields")) if connected else (),
         block_tokens=_count(fields, "block_tokens"),
         max_model_tokens=_count(fields, "max_model_tokens"),
         served_models=_names(fields.get("served_models")),
@@ -104,6 +109,15 @@ def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) and len(name) <= 253 for name in value):
         raise ValueError("served_models")
     return tuple(value[:_MAX_NAMES])
+
+
+def _named_texts(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        return ()
+    told = sorted((name, text) for name, text in value.items() if isinstance(text, str))
+    return tuple((name[:_MAX_FIELD_CHARACTERS], text[:_MAX_FIELD_CHARACTERS]) for name, text in told)[
+        :_MAX_FIELDS
+    ]
 
 
 def _files(value: Any) -> tuple[ModelFile, ...]:

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from prfaas_sidecar.access import as_json
 from prfaas_sidecar.node import Node
+
+FIELDS_TOLD_MAX = 64
+FIELD_MAX_CHARACTERS = 128
 
 
 def status(node: Node, active_transfers: int) -> dict[str, Any]:
@@ -20,6 +25,7 @@ def status(node: Node, active_transfers: int) -> dict[str, Any]:
         "engine_connected": engine is not None,
         "draining": node.draining,
         "fingerprint": engine.fingerprint if engine is not None else None,
+        "fingerprint_fields": fields_told(engine.fingerprint_fields) if engine is not None else None,
         "role": engine.role if engine is not None else None,
         "block_tokens": facts.block_tokens if facts is not None else None,
         "max_model_tokens": facts.max_model_tokens if facts is not None else None,
@@ -33,3 +39,16 @@ def status(node: Node, active_transfers: int) -> dict[str, Any]:
         "model_files_error": (facts.model_files_error or None) if facts is not None else None,
         "peers": as_json(node.access),
     }
+
+
+def fields_told(fields: Mapping[str, str]) -> dict[str, str]:
+    """What a fingerprint is made of, short enough to be asked of every pod: long values are digests, which tell
+    as well whether two engines differ there."""
+    told = sorted(fields.items())[:FIELDS_TOLD_MAX]
+    return {_short(name): _short(value) for name, value in told}
+
+
+def _short(text: str) -> str:
+    if len(text) <= FIELD_MAX_CHARACTERS:
+        return text
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from prfaas.api.snapshot import ModelTarget
 from prfaas.routing import Mode
 from prfaas_gateway.cluster.membership import Desired, desired_fleet, difference, most_used
+from prfaas_gateway.cluster.picture import fingerprints
 from prfaas_gateway.cluster.pods import Pod, slim_pod
 from prfaas_gateway.cluster.policy import BadSnapshotError, pools_of, read_snapshot
 from prfaas_gateway.engine_report import EngineReport, read_report
@@ -252,6 +253,7 @@ REPORT: dict[str, Any] = {
     "engine_connected": True,
     "draining": False,
     "fingerprint": FINGERPRINT,
+    "fingerprint_fields": {"model": "m@1", "dtype": "bfloat16", "odd": 1, "long": "x" * 4096},
     "role": "consumer",
     "block_tokens": 32,
     "max_model_tokens": 8192,
@@ -271,6 +273,8 @@ def test_a_report_is_read_as_far_as_it_is_understood() -> None:
     told = read_report(json.dumps(REPORT).encode())
     assert (told.fingerprint, told.block_tokens, told.max_model_tokens) == (FINGERPRINT, 32, 8192)
     assert [file.name for file in told.model_files] == ["tokenizer.json"]
+    fields = {"dtype": "bfloat16", "long": "x" * 128, "model": "m@1"}
+    assert fingerprints([told, EngineReport()]) == {FINGERPRINT: fields}
     bare = {"version": 1, "engine_connected": False, "fingerprint": FINGERPRINT, "model_files": []}
     assert read_report(json.dumps(bare).encode()) == EngineReport()
 

@@ -13,6 +13,8 @@ import pytest
 from prfaas_connector.local_api.messages import Facts
 from prfaas_connector.local_api.model_files import MAX_BYTES, ModelFile, folder_beside
 from prfaas_demo.certificates import Authority
+from prfaas_sidecar.engine import MAX_FIELD_LENGTH, MAX_FIELDS
+from prfaas_sidecar.status import fields_told
 from tests.helpers import eventually_async
 from tests.sidecar.fake_engine import FINGERPRINT, FakeEngine, Side
 from tests.sidecar.harness import CONSUMER, GATEWAY, PRODUCER, Process, sidecar
@@ -22,6 +24,7 @@ UNKNOWN = {
     "incarnation": None,
     "engine_connected": False,
     "fingerprint": None,
+    "fingerprint_fields": None,
     "role": None,
     "block_tokens": None,
     "max_model_tokens": None,
@@ -93,6 +96,7 @@ async def test_the_status_is_that_of_the_engine_that_is_there(tmp_path: Path, au
             "incarnation": connected["incarnation"],
             "engine_connected": True,
             "fingerprint": FINGERPRINT,
+            "fingerprint_fields": {"model": "fake"},
             "role": "both",
         }
         scheduler.send(facts(error="why not"))
@@ -109,6 +113,17 @@ async def test_the_status_is_that_of_the_engine_that_is_there(tmp_path: Path, au
         await side.until("prfaas_sidecar_engine_connections", lambda count: count == 0)
         assert await status(side) == {**always, **UNKNOWN}
         assert await side.get("/healthz") == (200, "ok\n")
+
+
+def test_fields_of_a_fingerprint_are_told_short_and_still_differ() -> None:
+    long, longer = "x" * MAX_FIELD_LENGTH, "x" * (MAX_FIELD_LENGTH - 1) + "y"
+    told = fields_told({"dtype": "bfloat16", "config": long})
+    assert told["dtype"] == "bfloat16"
+    assert told["config"].startswith("sha256:")
+    assert told["config"] != fields_told({"config": longer})["config"]
+    many = fields_told({f"{number}{'n' * (MAX_FIELD_LENGTH - 9)}": long for number in range(MAX_FIELDS)})
+    # Readers take 256 KiB, for all that is told.
+    assert len(json.dumps(many)) < 32 << 10
 
 
 async def test_a_gateway_gets_the_files_that_the_engine_told_of(tmp_path: Path, authority: Authority) -> None:

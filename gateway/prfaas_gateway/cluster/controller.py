@@ -16,7 +16,7 @@ from prfaas_gateway.cluster import watch
 from prfaas_gateway.cluster.living import apply
 from prfaas_gateway.cluster.membership import desired_fleet
 from prfaas_gateway.cluster.models import Models
-from prfaas_gateway.cluster.picture import Picture, pod_entry, watch_entry
+from prfaas_gateway.cluster.picture import Picture, fingerprints, pod_entry, watch_entry
 from prfaas_gateway.cluster.pods import Pod
 from prfaas_gateway.cluster.policy import BadSnapshotError, Pools, pools_of, read_snapshot
 from prfaas_gateway.cluster.store import StateError, Store
@@ -197,6 +197,7 @@ class Controller:
         return {
             **self.sources(),
             "tokenizer_trouble": self._models.trouble(),
+            "fingerprints": fingerprints(self._reports.values()),
             "pods": [
                 pod_entry(pod, self._reports.get(pod.uid), pod.uid in members)
                 for pod in sorted(self._all_pods(), key=lambda pod: pod.full_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,16 @@ def watch_entry(contact: Contact) -> dict[str, Any]:
         "silent_seconds": None if last is None else round(asyncio.get_running_loop().time() - last, 3),
         "failures": contact.failures,
         "error": str(contact.error) if contact.error is not None else None,
+    }
+
+
+def fingerprints(reports: Iterable[EngineReport]) -> dict[str, dict[str, str]]:
+    """What each fingerprint in the fleet is made of, where a sidecar tells: where two differ is where their
+    engines do."""
+    return {
+        report.fingerprint: dict(report.fingerprint_fields)
+        for report in reports
+        if report.fingerprint is not None and report.fingerprint_fields
     }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from prfaas.api.conditions import ConditionType, Finding, Reason
 from prfaas.api.v1alpha1 import ConditionStatus
 from prfaas_operator.planning.diagnosis import Diagnosis, diagnose
+from prfaas_operator.planning.fingerprints import difference
 from prfaas_operator.planning.pods import is_alive, is_ending
 from prfaas_operator.planning.rollout import Wait
 from prfaas_operator.planning.values import ObservedPod, ObservedPool, SpecProblem
@@ -114,6 +115,13 @@ def kv_compatible(pool: ObservedPool, seen: Picture) -> Finding:
             type_, ConditionStatus.TRUE, Reason.FINGERPRINTS_AGREE, "All engines report the same KV."
         )
     text = ", ".join(f"{count} with {fingerprint[:12]}…" for fingerprint, count in told.most_common(4))
+    first, second = (each for each, _ in told.most_common(2))
+    text += difference(
+        _fields_of(pool, first),
+        _fields_of(pool, second),
+        one_has=f"in {first[:12]}…",
+        other_has=f"in {second[:12]}…",
+    )
     return Finding(
         type_,
         ConditionStatus.FALSE,
@@ -121,6 +129,11 @@ def kv_compatible(pool: ObservedPool, seen: Picture) -> Finding:
         f"Engines of one revision report different KV: {text}. Pin the engine's image by digest and the "
         "model's revision: pods have loaded different versions.",
     )
+
+
+def _fields_of(pool: ObservedPool, fingerprint: str) -> Mapping[str, str] | None:
+    reports = sorted((pool.reports or {}).items())
+    return next((told.fingerprint_fields for _, told in reports if told.fingerprint == fingerprint), None)
 
 
 def fingerprints(pool: ObservedPool, alive: Sequence[ObservedPod], revision: str | None) -> Counter[str]:

@@ -16,14 +16,13 @@ from prfaas.api.v1alpha1 import (
     RouteMode,
     ThresholdMode,
 )
+from prfaas_operator.planning.fingerprints import difference
 from prfaas_operator.planning.overrides import BadOverride, local_only_of
 from prfaas_operator.planning.partner import keys_of_route
 from prfaas_operator.planning.values import ObservedRoute, PoolKey, RoutedPool, RouteKey
 
 AUTO_THRESHOLD_TOKENS = 4096
 """What `threshold.mode: Auto` means while nothing has been measured."""
-
-FIELDS_NAMED_MAX = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,17 +203,14 @@ def _short(pool: RoutedPool) -> str:
     return ", ".join(f"{each[:12]}…" for each in sorted(pool.fingerprints))
 
 
-def _difference(one: RoutedPool, other: RoutedPool) -> str:
-    """`; they differ in …` when both sides tell what their fingerprints are made of."""
-    if not one.fingerprint_fields or not other.fingerprint_fields:
-        return ""
-    mine = one.fingerprint_fields[min(one.fingerprint_fields)]
-    theirs = other.fingerprint_fields[min(other.fingerprint_fields)]
-    names = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
-    if not names:
-        return ""
-    told = [f"{name} ({theirs.get(name)} there, {mine.get(name)} here)" for name in names[:FIELDS_NAMED_MAX]]
-    return f"; they differ in {', '.join(told)}"
+def _difference(decode: RoutedPool, prefill: RoutedPool) -> str:
+    mine, theirs = decode.fingerprint_fields or {}, prefill.fingerprint_fields or {}
+    return difference(
+        theirs[min(theirs)] if theirs else None,
+        mine[min(mine)] if mine else None,
+        one_has=f"in {prefill.key.name}",
+        other_has=f"in {decode.key.name}",
+    )
 
 
 def ready(

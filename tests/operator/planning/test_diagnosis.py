@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from prfaas_operator.planning.actions import EventType, ScaleChild
+from prfaas_operator.planning.fingerprints import FIELDS_NAMED_MAX, difference
 from prfaas_operator.planning.pods import PREPARATION_SECONDS
-from prfaas_operator.planning.values import ObservedPod
+from prfaas_operator.planning.values import EngineReport, ObservedPod
 from prfaas_operator.runtime import facts
 from prfaas_operator.runtime.observer import observed_pod
 from tests.operator.planning.pool_world import NOW, World, observed, settled, spec
@@ -299,3 +300,43 @@ def test_pods_that_an_admission_rule_refuses() -> None:
     world.step()
     assert world.condition("Stalled")[0] == "False"
     assert world.condition("ScalingLimited") == ("True", "QuotaPending")
+
+
+# --- fingerprints
+
+
+def test_engines_of_one_pool_that_differ_are_told_apart_by_field() -> None:
+    world = settled(replicas=3)
+    one, two, three = (pod.name for pod in world.pool.pods)
+    common = {"model": "org/chat@1", "groups": "4"}
+    reports = {
+        one: EngineReport(True, "a" * 64, fingerprint_fields={**common, "dtype": "bfloat16"}),
+        two: EngineReport(True, "a" * 64),
+        three: EngineReport(True, "b" * 64, fingerprint_fields={**common, "dtype": "float16", "isa": "amx"}),
+    }
+    world.pool = replace(world.pool, reports=reports)
+    world.step()
+    assert world.condition("KVCompatible") == ("False", "FingerprintMismatch")
+    assert (
+        "2 with aaaaaaaaaaaa…, 1 with bbbbbbbbbbbb…; they differ in dtype (bfloat16 in aaaaaaaaaaaa…, "
+        "float16 in bbbbbbbbbbbb…), isa (nothing in aaaaaaaaaaaa…, amx in bbbbbbbbbbbb…). Pin"
+    ) in world.message("KVCompatible")
+
+
+def test_a_sidecar_that_tells_no_fields_leaves_the_fingerprints() -> None:
+    world = settled(replicas=2)
+    one, two = (pod.name for pod in world.pool.pods)
+    world.pool = replace(
+        world.pool, reports={one: EngineReport(True, "a" * 64), two: EngineReport(True, "b" * 64)}
+    )
+    world.step()
+    assert "1 with aaaaaaaaaaaa…, 1 with bbbbbbbbbbbb…. Pin" in world.message("KVCompatible")
+
+
+def test_at_most_a_few_fields_are_named() -> None:
+    many = {f"f{number}": "1" for number in range(FIELDS_NAMED_MAX + 2)}
+    told = difference(many, {}, one_has="here", other_has="there")
+    assert told == ""
+    told = difference(many, {"f0": "1"}, one_has="here", other_has="there")
+    assert told.startswith("; they differ in f1 (1 here, nothing there), f2 ")
+    assert told.endswith(" and 1 more")

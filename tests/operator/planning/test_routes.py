@@ -85,7 +85,7 @@ def test_pools_whose_kv_differs_are_both_named_with_the_field() -> None:
     )
     found = conditions(plan)
     assert found["KVCompatible"][:2] == ("False", "FingerprintMismatch")
-    for words in ("PrefillPool long", "DecodePool chat", "dtype (float16 there, bfloat16 here)"):
+    for words in ("PrefillPool long", "DecodePool chat", "dtype (float16 in long, bfloat16 in chat)"):
         assert words in found["KVCompatible"][2]
     assert "block_tokens" not in found["KVCompatible"][2]
     assert found["Ready"][:2] == ("False", "FingerprintMismatch")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
@@ -124,15 +126,27 @@ class Metrics:
             ("engine", "model"),
             registry=r,
         )
-
-    def forget_engine(self, name: str) -> None:
-        """Drop all series of an engine that is gone."""
-        for metric in (
+        self._of_engines = (
             self.prefill_legs,
             self.transfers,
             self.engine_healthy,
             self.engine_load,
             self.prefix_index_blocks,
             self.tokenizer_agrees,
-        ):
+        )
+
+    def forget_engine(self, name: str) -> None:
+        """Drop all series of an engine that is gone."""
+        for metric in self._of_engines:
             metric.remove_by_labels({"engine": name})
+
+    def forget_engines_but(self, names: Collection[str]) -> None:
+        """Drop all series of engines that are none of these."""
+        found = {
+            sample.labels["engine"]
+            for metric in self._of_engines
+            for family in metric.collect()
+            for sample in family.samples
+        }
+        for name in found.difference(names):
+            self.forget_engine(name)

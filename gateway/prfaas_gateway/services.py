@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from prfaas_gateway.chat_template import load_chat_template
@@ -46,15 +46,10 @@ class ModelRuntime:
 
 @dataclass(slots=True, eq=False)
 class Fleet:
-    """All engines. The tuples are replaced as a whole, so that whoever iterates sees one state.
-
-    Attributes:
-        departed: engines that left, by name, so that what is counted of them can be forgotten.
-    """
+    """All engines. The tuples are replaced as a whole, so that whoever iterates sees one state."""
 
     decoders: tuple[Decoder, ...] = ()
     prefillers: tuple[Prefiller, ...] = ()
-    departed: dict[str, Decoder | Prefiller] = field(default_factory=dict)
 
 
 class ClusterView(Protocol):

@@ -58,19 +58,11 @@ def observe(services: Services) -> None:
         )
         metrics.engine_load.labels(prefiller.name).set(prefiller.in_flight_tokens)
         metrics.prefix_index_blocks.labels(prefiller.name).set(len(prefiller.index))
-    _forget_departed(services)
+    # A request that ends after its engine has left is counted once more.
+    decoders = {decoder.name for decoder in services.fleet.decoders}
+    metrics.forget_engines_but(decoders | {prefiller.name for prefiller in services.fleet.prefillers})
     if services.cluster is not None:
         services.cluster.observe(metrics)
-
-
-def _forget_departed(services: Services) -> None:
-    """Series of engines that left go once nothing runs there: what ends later would bring them back."""
-    departed = services.fleet.departed
-    for name, engine in list(departed.items()):
-        services.metrics.forget_engine(name)
-        busy = engine.in_flight if isinstance(engine, Decoder) else engine.in_flight_tokens
-        if not busy and not len(services.supervisor):
-            del departed[name]
 
 
 def status(services: Services) -> dict[str, Any]:

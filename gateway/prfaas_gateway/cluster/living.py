@@ -73,10 +73,7 @@ def apply(services: Services, desired: Desired) -> Applied:
     for member in gone:
         member.open = False
         removed.append(member.name)
-        fleet.departed[member.name] = member
-    # A pod of a StatefulSet comes back under its name.
-    for name in [decoder.name for decoder in new_decoders] + [engine.name for engine in new_prefillers]:
-        fleet.departed.pop(name, None)
+        services.metrics.forget_engine(member.name)
     return Applied(tuple(added), tuple(removed), tuple(to_ask))
 
 

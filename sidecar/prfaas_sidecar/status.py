@@ -42,8 +42,10 @@ def status(node: Node, active_transfers: int) -> dict[str, Any]:
 
 
 def fields_told(fields: Mapping[str, str]) -> dict[str, str]:
-    """What a fingerprint is made of, short enough to be asked of every pod: long values are digests, which tell
-    as well whether two engines differ there."""
+    """What a fingerprint is made of, short enough to be asked of every pod.
+
+    Long values are digests, which tell as well whether two engines differ there.
+    """
     told = sorted(fields.items())[:FIELDS_TOLD_MAX]
     return {_short(name): _short(value) for name, value in told}
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import pytest
+
 from prfaas_operator.planning.values import PoolKey
 from prfaas_operator.runtime.facts import Fact
-from prfaas_operator.runtime.store import Collection
+from prfaas_operator.runtime.facts import custom as custom_fact
+from prfaas_operator.runtime.store import Collection, Store
 
 POOL = PoolKey("PrefillPool", "ns", "long")
 
@@ -63,3 +69,41 @@ def test_a_namesake_is_another_object() -> None:
     facts.put(fact(18, uid="uid-next"))
     facts.remove(fact(17))
     assert facts.of_pool(POOL) == (fact(18, uid="uid-next"),)
+
+
+def route_body(version: int, *prefill: str) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "ns", "name": "r", "uid": "uid-r", "resourceVersion": str(version)},
+        "spec": {"decodePoolRef": {"name": "chat"}, "prefillPoolRefs": [{"name": each} for each in prefill]},
+    }
+
+
+def test_a_pool_that_a_route_names_no_more_is_told_of_it() -> None:
+    """Else its sidecars would go on accepting the other side until somebody looks at it by chance."""
+    told: list[Fact[Any]] = []
+    store = Store(lambda _, fact: told.append(fact))
+    store.routes.put(custom_fact(route_body(1, "a", "b")))
+    store.routes.put(custom_fact(route_body(2, "b")))
+    assert [key.name for key in told[-1].value.names] == ["chat", "b", "a"]
+    assert store.routes_of(PoolKey("PrefillPool", "ns", "a")) == ()
+    store.routes.remove(custom_fact(route_body(3, "b")))
+    assert [key.name for key in told[-1].value.names] == ["chat", "b"]
+    assert store.routes_of(PoolKey("DecodePool", "ns", "chat")) == ()
+
+
+@pytest.mark.parametrize(
+    ("spec", "held"),
+    [({"replicas": 3}, True), ({"replicas": 0}, True), ({"replicas": None}, False), ({}, False)],
+)
+def test_replicas_that_kubectl_apply_will_write_again_are_seen(spec: dict[str, Any], held: bool) -> None:
+    body = route_body(1)
+    applied = json.dumps({"kind": "PrefillPool", "spec": spec})
+    body["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": applied}
+    assert custom_fact(body).value.replicas_in_last_applied is held
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"spec": 3}', '{"spec": null}'])
+def test_what_else_stands_in_that_annotation_means_nothing(text: str) -> None:
+    body = route_body(1)
+    body["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": text}
+    assert custom_fact(body).value.replicas_in_last_applied is False

@@ -287,6 +287,9 @@ class Operator:
                 self.enqueue(RouteKey(fact.namespace, fact.name))
                 for pool in fact.value.names:
                     self.enqueue(pool)
+                    # Which of several routes of a pool counts may have changed.
+                    for route in self.store.routes_of(pool):
+                        self.enqueue(RouteKey(route.namespace, route.name))
                 self.enqueue(FLEET)
             case "HorizontalPodAutoscaler":
                 if fact.value.target_kind in {keys.PREFILL_POOL, keys.DECODE_POOL}:

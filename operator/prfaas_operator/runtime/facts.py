@@ -25,6 +25,7 @@ from prfaas_operator.planning.values import (
 
 T = TypeVar("T")
 PREFIX = f"{keys.GROUP}/"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OWN_MANAGERS = frozenset({keys.MANAGER_CHILDREN, keys.MANAGER_SCALE, keys.MANAGER_STATUS})
 OTHERS_BY_RIGHT = frozenset({"kube-controller-manager"})
@@ -53,6 +54,7 @@ class CustomValue:
     """A pool, route or profile. `spec` and `status` are JSON: they are parsed in a pass and not kept.
 
     Attributes:
+        replicas_in_last_applied: `kubectl apply` without --server-side will write `spec.replicas` again.
         names: the pools that a route names, its decode pool first.
     """
 
@@ -63,6 +65,7 @@ class CustomValue:
     spec: bytes
     status: bytes
     replicas_managers: tuple[FieldManager, ...]
+    replicas_in_last_applied: bool = False
     names: tuple[PoolKey, ...] = ()
 
 
@@ -145,6 +148,7 @@ def custom(body: Mapping[str, Any]) -> Fact[CustomValue]:
         spec=json.dumps(body.get("spec") or {}, separators=(",", ":")).encode(),
         status=json.dumps(body.get("status") or {}, separators=(",", ":")).encode(),
         replicas_managers=replicas_managers(about.get("managedFields") or ()),
+        replicas_in_last_applied=_replicas_in_last_applied(about.get("annotations") or {}),
         names=_named_pools(about.get("namespace", ""), body.get("spec") or {}),
     )
     return Fact(
@@ -289,6 +293,15 @@ def replicas_managers(managed_fields: Iterable[Mapping[str, Any]]) -> tuple[Fiel
         for entry in managed_fields
         if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
     )
+
+
+def _replicas_in_last_applied(annotations: Mapping[str, str]) -> bool:
+    """Whether the manifest that `kubectl apply` wrote down has `spec.replicas`."""
+    try:
+        spec = json.loads(annotations.get(LAST_APPLIED, "{}"))["spec"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return isinstance(spec, dict) and spec.get("replicas") is not None
 
 
 def is_newer(version: str, than: str) -> bool:

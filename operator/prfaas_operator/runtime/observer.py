@@ -94,6 +94,7 @@ class Observer:
             problems=problems,
             status=_status(PoolStatus, fact),
             replicas_managers=fact.value.replicas_managers,
+            replicas_in_last_applied=fact.value.replicas_in_last_applied,
             autoscalers=tuple(self._autoscalers(key)),
             deployments=tuple(
                 replace(each.value, ours=each.owner_uid == fact.uid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from prfaas_operator.planning.values import ObservedChild, ObservedDeployment, PoolKey
@@ -139,7 +140,8 @@ class Store:
     """All collections.
 
     Args:
-        changed: told of the kind and the fact that is new, differs, or is gone.
+        changed: told of the kind and the fact that is new, differs, or is gone. A route's fact then also
+            names the pools that it named before.
     """
 
     def __init__(self, changed: Callable[[str, Fact[Any]], None]) -> None:
@@ -147,8 +149,11 @@ class Store:
         self._named: dict[Place, tuple[PoolKey, ...]] = {}
 
         def route_changed(fact: Fact[CustomValue]) -> None:
+            before = self._named.get((fact.namespace, fact.name), ())
             self._index_route(fact)
-            changed("PrefillRoute", fact)
+            # Who is named no more has to know it as soon as who is named now.
+            names = tuple(dict.fromkeys((*fact.value.names, *before)))
+            changed("PrefillRoute", replace(fact, value=replace(fact.value, names=names)))
 
         def collection(kind: str) -> Callable[[Fact[Any]], None]:
             return lambda fact: changed(kind, fact)

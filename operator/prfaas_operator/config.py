@@ -130,7 +130,7 @@ class OperatorConfig(_Part):
     health: Health = Health()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     gateways: tuple[str, ...] | None = None
-    image_pull_secrets: tuple[DnsLabel, ...] = ()
+    image_pull_secrets: tuple[str, ...] = ()
     connector_as_image_volume: bool = False
     prefill_addresses: tuple[str, ...] | None = None
     listen_address: str | None = None

@@ -11,6 +11,7 @@ import yaml
 from prfaas.api import keys
 from prfaas_gateway.config import Config as GatewayConfig
 from prfaas_operator.config import parse as parse_operator_config
+from prfaas_operator.injection.settings import Settings
 from tests.chart.rendering import CHART, GATEWAY_API, MONITORING, VALUES_FILES, helm, render
 
 PRODUCTION = CHART / "ci" / "production-values.yaml"
@@ -126,6 +127,23 @@ def test_the_operator_gets_a_configuration_that_it_accepts(file: Path | None) ->
     assert config.health_listen.endswith(f":{port}")
     names = [each["metadata"]["name"] for each in rendered.of_kind("Deployment")]
     assert config.gateway_name in names or len(names) == 1
+
+
+def test_what_pools_get_is_told_to_the_operator() -> None:
+    def settings(values: dict[str, object]) -> Settings:
+        raw = render(values).one("ConfigMap", "prfaas-operator")["data"]["operator.yaml"]
+        return parse_operator_config(raw, "the chart's").injection_settings()
+
+    assert settings({}).prefill_addresses == ("0.0.0.0/0:7400", "[::/0]:7400")
+    told = settings(
+        {
+            "pools.prefillCidrs": ["10.0.0.0/8", "fd00:10::/48"],
+            "pools.imagePullSecrets": ["mirror"],
+            "pools.connectorAsImageVolume": True,
+        }
+    )
+    assert told.prefill_addresses == ("10.0.0.0/8:7400", "[fd00:10::/48]:7400")
+    assert (told.image_pull_secrets, told.connector_as_image_volume) == (("mirror",), True)
 
 
 def test_a_gateway_has_time_to_drain_before_it_is_killed() -> None:

@@ -17,6 +17,7 @@ Registry = Annotated[str, StringConstraints(pattern=r"^([a-z0-9.-]+(:[0-9]+)?(/[
 Tag = Annotated[str, StringConstraints(pattern=r"^([a-z0-9_][a-z0-9._-]{0,127})?$")]
 Duration = Annotated[str, StringConstraints(pattern=r"^[0-9]+(ms|s|m|h)$")]
 Header = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9-]{1,64})?$")]
+SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Cidr = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Level = Literal["debug", "info", "warning", "error"]
@@ -41,7 +42,7 @@ class ImageRegistry(Section):
     pull_secrets: list[PullSecret] = Field(
         default=[],
         max_length=16,
-        description="Secrets to pull with, for operator and gateway. Pools use those of their own template.",
+        description="Secrets to pull with, for operator and gateway. For pools: pools.imagePullSecrets.",
     )
 
 
@@ -78,11 +79,31 @@ class Scheduling(Section):
     service_account: ServiceAccount = Field(default=ServiceAccount(), description="Service account.")
 
 
-class SidecarImages(Section):
+class PoolParts(Section):
     """What the operator puts into the pods of pools."""
 
     sidecar: Image = Field(default=Image(repository="sidecar"), description="Image.")
     connector: Image = Field(default=Image(repository="connector"), description="Image.")
+    image_pull_secrets: list[SecretName] = Field(
+        default=[],
+        max_length=16,
+        json_schema_extra={"uniqueItems": True},
+        description="Names of Secrets to pull these two with, added to those of a pool's own template. They "
+        "have to exist in the pools' namespaces.",
+    )
+    connector_as_image_volume: bool = Field(
+        default=False,
+        description="Mount the connector's image instead of copying it at each start. Needs nodes that mount "
+        "images as volumes (Kubernetes 1.35 and containerd 2.1, or later); a new revision of a pool takes it "
+        "up.",
+    )
+    prefill_cidrs: list[Cidr] = Field(
+        default=[],
+        max_length=64,
+        json_schema_extra={"uniqueItems": True},
+        description="Networks in which decode sidecars may dial prefill pods, as the cluster's pod network. "
+        "Any address when empty: who answers has to prove by TLS to be a pool of the route in each case.",
+    )
 
 
 class Budget(Section):
@@ -246,7 +267,7 @@ class Values(Section):
     crds: Crds = Field(default=Crds(), description="Custom resource definitions.")
     rbac: Rbac = Field(default=Rbac(), description="Rights.")
     operator: Operator = Field(default=Operator(), description="The operator.")
-    pools: SidecarImages = Field(default=SidecarImages(), description="What pools' pods get.")
+    pools: PoolParts = Field(default=PoolParts(), description="What pools' pods get.")
     gateway: Gateway = Field(default=Gateway(), description="The gateways.")
     network_policy: NetworkPolicy = Field(default=NetworkPolicy(), description="Network policies.")
     monitoring: Monitoring = Field(default=Monitoring(), description="Prometheus.")

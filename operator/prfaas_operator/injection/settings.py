@@ -19,6 +19,29 @@ def _address(text: str) -> str:
     return text
 
 
+def _networks(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        network = ipaddress.ip_network(host[1:-1] if bracketed else host)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not network:port, such as 10.0.0.0/8:{PEER_PORT}: {error}") from error
+    if (network.version == 6) != bracketed:
+        raise ValueError(f"{text!r}: an IPv6 network, and only that, is in brackets")
+    if port != "*" and not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
+        raise ValueError(f"{text!r} has no port; {PEER_PORT} is the sidecars'")
+    return text
+
+
+Networks = Annotated[str, AfterValidator(_networks)]
+_SEGMENT = r"[A-Za-z0-9._*?\[\]!-]{1,253}"
+IdentityPattern = Annotated[
+    str,
+    Field(pattern=rf"^spiffe://[a-z0-9._*-]{{1,255}}/region/{_SEGMENT}/ns/{_SEGMENT}/gateway/{_SEGMENT}$"),
+]
+SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+
+
 class Settings(BaseModel):
     """The same for all pools of a region.
 
@@ -29,8 +52,8 @@ class Settings(BaseModel):
         image_pull_secrets: names of Secrets, which have to exist in the pools' namespaces.
         connector_as_image_volume: mount the carrier image instead of copying it, where cluster and container
             runtime can do that.
-        prefill_addresses: where prefill pods of this region may live, for the decode sidecars' list: networks
-            with a port.
+        prefill_addresses: networks with a port in which decode sidecars may dial prefill pods. Any by
+            default: who answers there has to prove its identity by TLS in each case.
         listen_address: `::` in clusters without IPv4, where engines need `--host ::` too.
     """
 
@@ -41,11 +64,14 @@ class Settings(BaseModel):
     sidecar_image: Annotated[str, Field(min_length=1, max_length=1024)]
     connector_image: Annotated[str, Field(min_length=1, max_length=1024)]
     version: Annotated[str, Field(min_length=1, max_length=63)] = __version__
-    gateways: tuple[str, ...] | None = None
+    gateways: Annotated[tuple[IdentityPattern, ...], Field(max_length=64)] | None = None
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    image_pull_secrets: tuple[str, ...] = ()
+    image_pull_secrets: Annotated[tuple[SecretName, ...], Field(max_length=16)] = ()
     connector_as_image_volume: bool = False
-    prefill_addresses: tuple[str, ...] = (f"0.0.0.0/0:{PEER_PORT}", f"[::/0]:{PEER_PORT}")
+    prefill_addresses: Annotated[tuple[Networks, ...], Field(min_length=1, max_length=64)] = (
+        f"0.0.0.0/0:{PEER_PORT}",
+        f"[::/0]:{PEER_PORT}",
+    )
     listen_address: Annotated[str, AfterValidator(_address)] = "0.0.0.0"  # noqa: S104  (in a pod of its own)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,59 @@ async def test_adopting_what_the_server_has_gives_back_what_was_written(
     # Requests equal to limits are filled in for the pod, not for the template.
     assert written == {"metadata": {"labels": {"app": "chat"}}, **own}
     assert CliRunner().invoke(render, ["-f", "-"], input=result.stdout).exit_code == 0
+
+
+async def _apply(kubeconfig: Path, resource: resources.Resource, body: dict[str, Any]) -> dict[str, Any]:
+    async with await connect(str(kubeconfig)) as client:
+        stored: dict[str, Any] = await client.apply(resource, body, field_manager="test")
+        return stored
+
+
+def test_a_deployment_of_a_cluster_becomes_a_pool_that_the_server_takes(
+    kubeconfig: Path, namespace: str
+) -> None:
+    own = template(container(env=[{"name": "HF_HOME", "value": "/models"}]), nodeSelector={"gpu": "h100"})
+    written = deployment("chat", namespace, own)
+    written["spec"]["replicas"] = 3
+    asyncio.run(_apply(kubeconfig, resources.DEPLOYMENTS, written))
+    result = CliRunner().invoke(
+        adopt,
+        ["deploy/chat", "-n", namespace, "--kubeconfig", str(kubeconfig), "--kind", "PrefillPool"],
+    )
+    assert result.exit_code == 0, result.output
+    adopted = yaml.safe_load(result.stdout)
+    assert (adopted["kind"], adopted["metadata"]) == (
+        "PrefillPool",
+        {"name": "chat", "namespace": namespace},
+    )
+    assert adopted["spec"]["replicas"] == 3
+    assert adopted["spec"]["workload"]["template"] == {"metadata": {"labels": {"app": "chat"}}, **own}
+    assert "scale it to 0 when the pool's are ready" in result.stderr
+    stored = asyncio.run(_apply(kubeconfig, resources.PREFILL_POOLS, adopted))
+    # As a user goes on: what is stored is what would be rendered of the file.
+    of_file, of_server = (
+        CliRunner().invoke(render, ["-f", "-", "--revision"], input=yaml.safe_dump(each))
+        for each in (adopted, stored)
+    )
+    assert of_file.exit_code == of_server.exit_code == 0, of_server.output
+    assert of_file.stdout == of_server.stdout
+
+
+def test_adopt_takes_the_namespace_of_the_context_and_leaves_pools_alone(
+    kubeconfig: Path, namespace: str, tmp_path: Path
+) -> None:
+    config = yaml.safe_load(kubeconfig.read_text())
+    for each in config["contexts"]:
+        each["context"]["namespace"] = namespace
+    mine = tmp_path / "kubeconfig"
+    mine.write_text(yaml.safe_dump(config))
+    labels = {"prfaas.io/pool": "long", "prfaas.io/pool-kind": "PrefillPool"}
+    child = deployment("long-1a2b", namespace, {**template(), "metadata": {"labels": labels}})
+    asyncio.run(_apply(kubeconfig, resources.DEPLOYMENTS, child))
+    result = CliRunner(env={"KUBECONFIG": str(mine)}).invoke(adopt, ["deployment/long-1a2b"])
+    assert result.exit_code == 1
+    assert "belongs to the pool long already" in result.stderr
+    assert result.stdout == ""
 
 
 def test_adopt_reads_the_cluster(kubeconfig: Path, namespace: str) -> None:

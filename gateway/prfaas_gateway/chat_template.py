@@ -112,13 +112,8 @@ class ChatTemplate:
                 **{**self._special_tokens, **arguments},
             )
         except (
-            jinja2.TemplateError,
-            TypeError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            ArithmeticError,
-        ) as error:
+            Exception
+        ) as error:  # the template is the model's: it may fail in any way, endless recursion too
             raise RenderError(f"the chat template refused the request ({type(error).__name__})") from error
         return _cut_at_mark(text) if extending else text
 

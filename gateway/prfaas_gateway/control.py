@@ -276,7 +276,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> ControlError:
         error = json.loads(await _read(response))["error"]
         if error["code"] in _CODES:
             code, retryable = error["code"], error["retryable"] is True
-    except (ValueError, KeyError, TypeError, ControlError):
+    except (ValueError, KeyError, TypeError, RecursionError, ControlError):
         # An engine's own error comes without our shape; its status says enough.
         pass
     return ControlError(
@@ -308,7 +308,7 @@ def _record(body: bytes) -> TransferRecord:
             units_landed=int(fields["units_landed"]),
             taken_tokens=None if taken is None else int(taken),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ControlError("ProtocolError", retryable=False, blames_peer=True) from error
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import ssl
-from collections.abc import Iterable
 from typing import Any
 
 import aiohttp
@@ -36,32 +36,89 @@ _PROBE_BODIES: tuple[dict[str, Any], ...] = (
 
 
 async def probe_forever(services: Services) -> None:
-    """Probe everything, again and again. Ends by being cancelled."""
-    while True:
-        await probe_once(services)
-        await asyncio.sleep(services.config.health.probe_seconds)
+    """Probe everything, again and again, and at once whatever is asked for. Ends by being cancelled."""
+    seconds = services.config.health.probe_seconds
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as tasks:
+        if services.credentials is not None:
+            tasks.create_task(_refresh_forever(services.credentials, seconds), name="certificates")
+        probes = Probes(services, tasks)
+        round_at = loop.time()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(round_at):
+                    await services.probe_now.wait()
+            services.probe_now.clear()
+            asked, services.to_probe = services.to_probe, {}
+            for engine in asked.values():
+                probes.start(engine, asked_for=True)
+            if loop.time() >= round_at:
+                for engine in services.fleet.engines():
+                    probes.start(engine)
+                round_at = loop.time() + seconds
 
 
 async def probe_once(services: Services) -> None:
     """Probe every engine and sidecar side by side, each within its deadline."""
     if services.credentials is not None:
         await _refresh(services.credentials)
-    fleet = services.fleet
-    await probe_engines(services, (*fleet.decoders, *fleet.prefillers))
+    await asyncio.gather(*(probe(services, engine) for engine in services.fleet.engines()))
 
 
-async def probe_engines(services: Services, engines: Iterable[Decoder | Prefiller]) -> None:
-    """Probe these and their sidecars, a bounded number at a time."""
-    turn = asyncio.Semaphore(_PROBES_AT_ONCE)
+class Probes:
+    """Probes that run: at most one of each engine at a time, and none waits for one that gets no answer.
 
-    async def probe(engine: Decoder | Prefiller) -> None:
-        async with turn:
-            # The sidecar first: it says which files to compare the engine's tokens with.
-            await _probe_sidecar(services, engine)
-            if isinstance(engine, Decoder):
-                await _probe_decoder(services, engine)
+    Those that did not answer the last time wait for one another only.
+    """
 
-    await asyncio.gather(*map(probe, engines))
+    def __init__(self, services: Services, tasks: asyncio.TaskGroup) -> None:
+        self._services = services
+        self._tasks = tasks
+        self._again: dict[Decoder | Prefiller, bool] = {}
+        self._answering = asyncio.Semaphore(_PROBES_AT_ONCE)
+        self._silent = asyncio.Semaphore(_PROBES_AT_ONCE)
+
+    def start(self, engine: Decoder | Prefiller, *, asked_for: bool = False) -> None:
+        """Probe an engine, unless that is under way. Who asks for it is given a probe that begins later."""
+        if engine in self._again:
+            self._again[engine] |= asked_for
+            return
+        self._again[engine] = False
+        turn = self._answering if asked_for or _answers(engine) else self._silent
+        self._tasks.create_task(self._run(engine, turn), name=f"probe {engine.name}")
+
+    async def _run(self, engine: Decoder | Prefiller, turn: asyncio.Semaphore) -> None:
+        try:
+            async with turn:
+                self._again[engine] = False
+                await probe(self._services, engine)
+        finally:
+            again = self._again.pop(engine)
+        if again:
+            self.start(engine, asked_for=True)
+
+
+async def probe(services: Services, engine: Decoder | Prefiller) -> None:
+    """Probe an engine and its sidecar. What goes wrong is noted there, and never raised."""
+    try:
+        # The sidecar first: it says which files to compare the engine's tokens with.
+        await _probe_sidecar(services, engine)
+        if isinstance(engine, Decoder):
+            await _probe_decoder(services, engine)
+    except Exception:  # noqa: BLE001  a bug, and what others answer must not end the gateway through it
+        _log.exception("a probe failed inside the gateway", extra={"engine": engine.name})
+
+
+def _answers(engine: Decoder | Prefiller) -> bool:
+    """Whether it did the last time, as far as is known."""
+    silent = engine.sidecar.reachable is False
+    return not silent and not (isinstance(engine, Decoder) and engine.engine.reachable is False)
+
+
+async def _refresh_forever(credentials: Credentials, seconds: float) -> None:
+    while True:
+        await _refresh(credentials)
+        await asyncio.sleep(seconds)
 
 
 async def _refresh(credentials: Credentials) -> None:
@@ -147,6 +204,6 @@ async def _tokens_of_engine(services: Services, decoder: Decoder, body: dict[str
             _MAX_TOKENIZE_BYTES,
         )
         tokens = json.loads(answer)["tokens"] if status == 200 else None
-    except (aiohttp.ClientError, OSError, TimeoutError, TooMuchError, ValueError, KeyError, TypeError):
+    except (aiohttp.ClientError, OSError, TooMuchError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return tokens if isinstance(tokens, list) else None

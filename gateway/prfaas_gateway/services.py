@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from prfaas_gateway.chat_template import load_chat_template
@@ -51,6 +52,10 @@ class Fleet:
     decoders: tuple[Decoder, ...] = ()
     prefillers: tuple[Prefiller, ...] = ()
 
+    def engines(self) -> tuple[Decoder | Prefiller, ...]:
+        """Of both kinds."""
+        return (*self.decoders, *self.prefillers)
+
 
 class ClusterView(Protocol):
     """What pages about health need from whoever follows a cluster."""
@@ -89,6 +94,9 @@ class Services:
     clock: Callable[[], float]
     wall_clock: Callable[[], float] = time.time
     cluster: ClusterView | None = None
+    to_probe: dict[str, Decoder | Prefiller] = field(default_factory=dict)
+    """By uid of the pod: of whom nothing recent is known; ``probe_now`` is set with it."""
+    probe_now: asyncio.Event = field(default_factory=asyncio.Event)
     in_flight: int = 0
     stopping: bool = False
     """Not ready any more, but still serving, until nobody sends requests here."""

@@ -59,8 +59,7 @@ def observe(services: Services) -> None:
         metrics.engine_load.labels(prefiller.name).set(prefiller.in_flight_tokens)
         metrics.prefix_index_blocks.labels(prefiller.name).set(len(prefiller.index))
     # A request that ends after its engine has left is counted once more.
-    decoders = {decoder.name for decoder in services.fleet.decoders}
-    metrics.forget_engines_but(decoders | {prefiller.name for prefiller in services.fleet.prefillers})
+    metrics.forget_engines_but({engine.name for engine in services.fleet.engines()})
     if services.cluster is not None:
         services.cluster.observe(metrics)
 

@@ -26,7 +26,6 @@ from prfaas_gateway.engine_report import EngineReport
 from prfaas_gateway.errors import ClusterUnusableError
 from prfaas_gateway.fleet import Decoder, Prefiller
 from prfaas_gateway.metrics import Metrics
-from prfaas_gateway.probes import probe_engines
 from prfaas_gateway.services import Services
 
 _log = logging.getLogger(__name__)
@@ -66,8 +65,6 @@ class Controller:
         self._contacts: dict[str, Contact] = {}
         self._changed = asyncio.Event()
         self._to_save = asyncio.Event()
-        self._to_ask: dict[str, Decoder | Prefiller] = {}
-        self._asking = asyncio.Event()
         self._allowed: frozenset[str] = frozenset()
         self._models = Models(
             services,
@@ -103,7 +100,6 @@ class Controller:
                 for scope in self._scopes:
                     tasks.create_task(self._follow_pods(api, scope), name=f"pods {scope or ''}")
                 tasks.create_task(self._reconcile_forever(), name="reconcile")
-                tasks.create_task(self._ask_forever(), name="ask sidecars")
                 tasks.create_task(self._models.load_forever(), name="tokenizers")
                 tasks.create_task(self._save_forever(), name="save state")
         finally:
@@ -246,18 +242,10 @@ class Controller:
         self._allowed = identities
 
     def _ask(self, members: Iterable[Decoder | Prefiller]) -> None:
+        """Have members probed of which nothing recent is known, without waiting for the next round."""
         for member in members:
-            self._to_ask[member.uid] = member
-        if self._to_ask:
-            self._asking.set()
-
-    async def _ask_forever(self) -> None:
-        """Ask members of which nothing recent is known, without waiting for the next round of probes."""
-        while True:
-            await self._asking.wait()
-            self._asking.clear()
-            members, self._to_ask = self._to_ask, {}
-            await probe_engines(self._services, members.values())
+            self._services.to_probe[member.uid] = member
+            self._services.probe_now.set()
 
     # --- edges
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from prfaas_gateway.chat_template import ChatTemplate, load_chat_template
 from prfaas_gateway.control import ControlClient, ControlError, ControlTarget
 from prfaas_gateway.engine_report import ModelFile
@@ -151,11 +149,20 @@ def _load(folder: Path, digest: str) -> Loaded:
     except ValueError as error:
         raise TokenizerError("Unusable", "tokenizer.json is of no kind that this gateway can load") from error
     try:
-        template = load_chat_template(folder)
-    except (ValueError, jinja2.TemplateError):
+        template = _template(folder)
+    except ValueError:
         _log.exception("the chat template cannot be used, so chats stay local", extra={"files": digest})
         template = None
     return Loaded(digest, tokenizer, template)
+
+
+def _template(folder: Path) -> ChatTemplate | None:
+    try:
+        return load_chat_template(folder)
+    except OSError:
+        raise
+    except Exception as error:  # what others wrote may fail in any way, SyntaxError and RecursionError too
+        raise ValueError(f"{type(error).__name__} in the chat template or its settings") from error
 
 
 def _prune(folder: Path, in_use: frozenset[str], max_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""Who owns a pool's replicas, and which of two routes counts, seen at a real API server by the real planning."""
+"""Who owns a pool's replicas, and which of two routes counts: the real planning at a real API server."""
 
 from __future__ import annotations
 

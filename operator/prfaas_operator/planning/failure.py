@@ -12,6 +12,7 @@ from prfaas_operator.planning.events import of_conditions
 from prfaas_operator.planning.values import ChildKind, ObservedPool
 
 RETRY_SECONDS = 10.0
+_OVERTAKEN = frozenset({"Conflict", "NotFound"})
 REFUSED_RETRY_SECONDS = 120.0
 """A refusal may end without a change of the pool: an admission rule or a quota was changed."""
 
@@ -20,8 +21,11 @@ def fold(plan: PoolPlan, pool: ObservedPool, failed: FailedAction, now: datetime
     """The plan to finish with: no more actions, and a status that says what failed.
 
     Server words are in the message: they name the field. A failure that is the same as last time changes
-    nothing.
+    nothing. An object that was changed or deleted since it was seen is no failure to tell of: the next pass,
+    which comes at once, sees it as it is.
     """
+    if failed.retryable and failed.code in _OVERTAKEN:
+        return Plan(requeue_after_seconds=RETRY_SECONDS)
     status = plan.status if plan.status is not None else pool.status
     conditions: tuple[Condition, ...] = status.conditions
     for finding in _findings(failed, conditions):

@@ -39,7 +39,7 @@ def plan_pool(
     if pool.deleted:
         return Plan()
     if pool.spec is None:
-        return _plan_unreadable(pool, now)
+        return _plan_unreadable(pool, settings, now)
     spec = pool.spec
 
     sizing = plan_size(pool, spec, now)
@@ -173,8 +173,16 @@ def _look_again(pool: ObservedPool, sizing: Sizing, work: Work, now: datetime) -
     return min((wait for wait in waits if wait is not None), default=None)
 
 
-def _plan_unreadable(pool: ObservedPool, now: datetime) -> PoolPlan:
-    """A stored spec that this version cannot read: said, and nothing else touched."""
+def _plan_unreadable(pool: ObservedPool, settings: Settings, now: datetime) -> PoolPlan:
+    """A stored spec that this version cannot read: said, and nothing else touched. What the pods that run live
+    on is renewed.
+    """
+    actions: list[Action] = []
+    children = (pool.certificate, pool.peers)
+    if pool.deployments and all(child is None or child.ours for child in children):
+        found = (certificate_action(pool, settings, now), peers_action(pool, settings))
+        actions = [action for action in found if action is not None]
+    due = seconds_until_due(pool.certificate, now)
     message = conditions.problems_text(pool.problems)
     alive = [pod for pod in pool.pods if is_alive(pod)]
     serving = sum(pod.ready for pod in alive)
@@ -202,5 +210,6 @@ def _plan_unreadable(pool: ObservedPool, now: datetime) -> PoolPlan:
         }
     )
     if status == pool.status:
-        return Plan()
-    return Plan(status=status, events=tuple(of_conditions(pool.status.conditions, status.conditions)))
+        return Plan(tuple(actions), None, tuple(of_actions(actions)), due)
+    events = (*of_actions(actions), *of_conditions(pool.status.conditions, status.conditions))
+    return Plan(tuple(actions), status, events, due)

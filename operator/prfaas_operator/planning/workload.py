@@ -106,12 +106,13 @@ def plan_work(
 
 def plan_frozen(pool: ObservedPool, *, desired: int, may_grow: bool, now: datetime) -> Work:
     """What runs goes on while the wanted revision cannot be made: one revision is scaled, several are left
-    alone.
+    alone, but for pods that were about to end and serve again.
     """
     running = [each for each in _others(pool, None) if each.replicas]
-    rolling = len(running) > 1
     if len(running) != 1:
-        return Work(rolling=rolling)
+        stay = [(each, each.replicas) for each in running]
+        actions, _ = _resize(stay, alive_by_revision(pool), "the rollout cannot go on", now)
+        return Work(tuple(actions), rolling=len(running) > 1)
     only = running[0]
     replicas = desired if may_grow else min(desired, only.replicas)
     actions, wait = _resize([(only, replicas)], alive_by_revision(pool), "the pool's size changed", now)

@@ -1,6 +1,7 @@
 """Carries out a plan's actions, in their order, and stops at the first that fails.
 
-Before anything changes, the server runs all children dry: a template that it refuses changes nothing at all.
+Before anything changes, the server runs all children dry: a template that it refuses changes nothing, but that
+certificate and peers of the pods that run are kept up to date.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Executor:
                 try:
                     owned[index] = await self._dry_run(namespace, action)
                 except errors.KubeError as error:
+                    await self._keep_up(namespace, actions[:index], owned)
                     return failed(action, error)
         for index, action in enumerate(actions):
             try:
@@ -84,6 +86,23 @@ class Executor:
             except errors.KubeError as error:
                 return failed(action, error)
         return None
+
+    async def _keep_up(self, namespace: str, actions: Sequence[Action], owned: dict[int, str]) -> None:
+        """What the pods that run live on is renewed though a new template is refused, for weeks maybe.
+
+        Nothing is made that was not there.
+        """
+        for index, action in enumerate(actions):
+            if (
+                not isinstance(action, IssueCertificate | ApplyChild)
+                or action.resource_version is None
+                or (isinstance(action, ApplyChild) and action.kind is ChildKind.DEPLOYMENT)
+            ):
+                continue
+            try:
+                await self._carry_out(namespace, action, owned.get(index, ""))
+            except errors.KubeError as error:
+                logger.warning("%s %s/%s: %s", type(action).__name__, namespace, action.name, error)
 
     async def _dry_run(self, namespace: str, action: ApplyChild) -> str:
         """Hash of the fields that the operator will own.
@@ -221,14 +240,22 @@ def secret(body: Object) -> facts.Fact[SecretValue]:
 
 def failed(action: Action, error: errors.KubeError) -> FailedAction:
     """The failure as planning sees it."""
-    retryable = error.retryable or (isinstance(error, errors.Conflict) and _may_pass(error))
-    code = "Conflict" if type(error) is errors.Conflict else error.reason
+    retryable = error.retryable or _was_overtaken(error)
+    code = type(error).__name__ if type(error) in {errors.Conflict, errors.NotFound} else error.reason
     return FailedAction(action=action, code=code, message=error.message, retryable=retryable)
 
 
-def _may_pass(error: errors.Conflict) -> bool:
-    """A version that has moved on is seen in the next pass; an object or a field of somebody else's stays."""
-    return not error.owned_by_others and not isinstance(error, errors.AlreadyExists)
+def _was_overtaken(error: errors.KubeError) -> bool:
+    """A version that has moved on, and an object that is gone, are seen in the next pass; an object or a field
+    of somebody else's stays.
+    """
+    if isinstance(error, errors.NotFound):
+        return error.kind_is_served
+    return (
+        isinstance(error, errors.Conflict)
+        and not error.owned_by_others
+        and not isinstance(error, errors.AlreadyExists)
+    )
 
 
 def _decoded(text: object) -> bytes:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
+from prfaas.api.conditions import Reason
 from prfaas_operator.injection import Settings
+from prfaas_operator.injection.results import Refusal, Refusals
+from prfaas_operator.planning.actions import FailedAction
 from prfaas_operator.planning.drain import GATEWAYS_SEE_SECONDS, plan_drain
-from prfaas_operator.planning.values import ObservedPod
+from prfaas_operator.planning.failure import fold
+from prfaas_operator.planning.pool import plan_pool
+from prfaas_operator.planning.values import ObservedPod, SpecProblem
 from prfaas_operator.runtime.planning_adapter import Planning
 from tests.operator.planning.pool_world import NOW, SETTINGS, World, observed, settled
 
@@ -50,3 +57,54 @@ def test_a_partner_that_is_being_deleted_is_not_waited_for() -> None:
 def test_a_deleted_partner_keeps_its_identity_among_the_peers() -> None:
     """What it has begun goes on until its pods have ended."""
     assert planning().partner(replace(observed(), deleted=True)).identity.endswith("/pool/PrefillPool/long")
+
+
+def test_a_refused_spec_half_way_gives_back_pods_that_were_about_to_end() -> None:
+    """They would get no request until somebody corrects the spec."""
+    world = settled(replicas=3, rollout={"maxUnavailable": 1})
+    world.change(replicas=3, image="engine:2", rollout={"maxUnavailable": 1})
+    while not any(pod.drain_since for pod in world.pool.pods if pod.deletion_ends_at is None) or (
+        len([each for each in world.pool.deployments if each.replicas]) < 2
+    ):
+        world.step()
+        world.cluster()
+        world.now += timedelta(seconds=1)
+    world.change(replicas=3, image="engine:3", rollout={"maxUnavailable": 1})
+    world.injector.refusals = Refusals((Refusal("spec.x", Reason.FIELD_CONFLICT, "no"),))
+    before = world.deployments()
+    for _ in range(5):
+        world.step()
+        world.now += timedelta(seconds=3)
+    assert world.deployments() == before
+    assert [
+        pod.name for pod in world.pool.pods if pod.drain_since is not None and pod.deletion_ends_at is None
+    ] == []
+
+
+def test_a_spec_that_cannot_be_read_does_not_let_the_certificate_end() -> None:
+    world = settled()
+    problem = SpecProblem("spec.engine.type", "unknown")
+    world.pool = replace(world.pool, spec=None, problems=(problem,), generation=2)
+    world.step()
+    plan = world.plan()
+    assert plan.actions == ()
+    assert plan.requeue_after_seconds == pytest.approx(20 * 86400, abs=600)
+    world.now += timedelta(days=21)
+    assert [type(action).__name__ for action in world.step().actions] == ["IssueCertificate"]
+    assert world.plan().is_empty
+
+
+def test_a_spec_that_could_never_be_read_makes_nothing() -> None:
+    pool = observed(spec=None, problems=(SpecProblem("spec.engine.type", "unknown"),))
+    assert plan_pool(pool, SETTINGS, NOW).actions == ()
+
+
+@pytest.mark.parametrize("code", ["Conflict", "NotFound"])
+def test_who_was_overtaken_looks_again_and_tells_nobody(code: str) -> None:
+    """Versions of Deployments move with every pod: that is not news for a condition."""
+    world = settled()
+    world.change(replicas=4)
+    plan = world.plan()
+    after = fold(plan, world.pool, FailedAction(plan.actions[0], code, "modified", True), NOW)
+    assert after.is_empty
+    assert after.requeue_after_seconds

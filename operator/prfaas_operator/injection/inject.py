@@ -94,7 +94,7 @@ def _engine(
     token: str | None,
 ) -> None:
     container["args"] = [*(container.get("args") or []), *arguments]
-    container["env"] = _environment(container.get("env") or [])
+    container["env"] = _environment(container.get("env") or [], has_sources=bool(container.get("envFrom")))
     ports = container.get("ports") or []
     port = pool.spec.engine.port
     if not any(one.get("containerPort") == port and one.get("protocol", "TCP") == "TCP" for one in ports):
@@ -121,10 +121,19 @@ def drain_path(pool: Pool, token: str) -> str:
     return f"/drain?seconds={pool.spec.drain.timeout_seconds}&token={token}"
 
 
-def _environment(variables: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _environment(variables: list[dict[str, Any]], *, has_sources: bool) -> list[dict[str, Any]]:
+    """The variables with the connector's folder first in PYTHONPATH.
+
+    Args:
+        has_sources: there is an `envFrom`, which may bring a PYTHONPATH that ours would hide. The kubelet
+            puts its value in the place of `$(PYTHONPATH)`; without one these letters stay, a folder that is
+            not there.
+    """
     own = next((one for one in variables if one.get("name") == "PYTHONPATH"), None)
     # An empty entry would be the working directory.
     before = f":{own['value']}" if own is not None and own.get("value") else ""
+    if own is None and has_sources:
+        before = ":$(PYTHONPATH)"
     ours = {"name": "PYTHONPATH", "value": f"{names.CONNECTOR_PATH}{before}"}
     return [*variables, ours] if own is None else [ours if one is own else one for one in variables]
 

@@ -137,6 +137,18 @@ def test_pythonpath_keeps_what_the_user_has(pythonpath: str | None, expected: st
     assert len(after) == 3
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [([], "/opt/prfaas:$(PYTHONPATH)"), ([{"name": "PYTHONPATH", "value": "/a"}], "/opt/prfaas:/a")],
+    ids=["only the ConfigMap may have one", "env wins over envFrom, as without prfaas"],
+)
+def test_a_pythonpath_from_a_config_map_is_not_hidden(own: list[dict[str, str]], expected: str) -> None:
+    sources = [{"configMapRef": {"name": "settings"}}]
+    engine = engine_after(pool(pod_template=template(container(env=own, envFrom=sources))))
+    assert engine["env"] == [{"name": "PYTHONPATH", "value": expected}]
+    assert engine["envFrom"] == sources
+
+
 def test_probes_of_the_users_stay_and_a_liveness_probe_is_not_put_off_by_a_startup_probe() -> None:
     own = {"livenessProbe": {"httpGet": {"path": "/own", "port": 1}}}
     after = engine_after(pool(pod_template=template(container(**own))))

@@ -24,6 +24,7 @@ from kubernetes import client
 from prfaas.api.keys import ANNOTATION_HOLD, ANNOTATION_LOCAL_ONLY, MANAGER_CLI
 from prfaas.commands.overrides import hold, route
 from prfaas.commands.status.command import status
+from prfaas.kube.client import KubeClient
 from tests.api.crd_cases import minimal
 from tests.api.crd_client import Resources
 from tests.cluster_fixtures import client_of
@@ -117,6 +118,18 @@ def test_a_hold_is_an_annotation_that_ends(prfaas: Prfaas, resources: Resources)
 
     assert "is held no longer" in prfaas.works(hold, "ppool/long", "--release")
     assert annotation(resources.get("PrefillPool", "long"), ANNOTATION_HOLD) is None
+
+
+def test_what_ends_is_reckoned_by_the_clusters_clock(
+    prfaas: Prfaas, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = datetime(2040, 1, 2, 3, 4, 5, tzinfo=UTC)
+    monkeypatch.setattr(KubeClient, "server_now", lambda _: there)
+    resources.create(minimal("PrefillPool", "long"))
+    assert "until 2040-01-02 05:04:05Z" in prfaas.works(hold, "ppool/long", "--replicas", "1", "--for", "2h")
+    stored = resources.get("PrefillPool", "long")
+    assert annotation(stored, ANNOTATION_HOLD)["until"] == "2040-01-02T05:04:05Z"
+    assert yaml.safe_load(prfaas.works(status, "-o", "yaml"))["at"] == "2040-01-02T03:04:05Z"
 
 
 def test_a_manifest_applied_again_leaves_the_hold(prfaas: Prfaas, resources: Resources) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import click
 
@@ -83,15 +83,17 @@ def hold(
     resources, name = _named(pool)
     target = Target(kubeconfig, context, namespace)
     place = target.namespace_or_default()
-    until = _until(length)
-    value = None if until is None else _override(until, reason, replicas=replicas)
+    _check_reason(reason)
 
-    async def work(api: KubeApi) -> Resource:
+    async def work(api: KubeApi) -> tuple[Resource, datetime | None]:
         resource = await _only_one(api, resources, place, name)
+        until = _until(length, api)
+        value = None if until is None else _override(until, reason, replicas=replicas)
         await _annotate(api, resource, place, name, ANNOTATION_HOLD, value)
-        return resource
+        return resource, until
 
-    found = f"{_SHORT[run(work, target).kind]}/{name}"
+    resource, until = run(work, target)
+    found = f"{_SHORT[resource.kind]}/{name}"
     if until is None or length is None:
         click.echo(f"{found} in {place} is held no longer.")
         return
@@ -131,14 +133,16 @@ def route(
     name = route.removeprefix("proute/").removeprefix("route/")
     target = Target(kubeconfig, context, namespace)
     place = target.namespace_or_default()
-    until = _until(length)
-    value = None if until is None else _override(until, reason)
+    _check_reason(reason)
 
-    async def work(api: KubeApi) -> None:
+    async def work(api: KubeApi) -> datetime | None:
         await _only_one(api, (PREFILL_ROUTES,), place, name)
+        until = _until(length, api)
+        value = None if until is None else _override(until, reason)
         await _annotate(api, PREFILL_ROUTES, place, name, ANNOTATION_LOCAL_ONLY, value)
+        return until
 
-    run(work, target)
+    until = run(work, target)
     if until is None or length is None:
         click.echo(f"proute/{name} in {place} is as its manifest says.")
         return
@@ -154,8 +158,14 @@ def _named(text: str) -> tuple[tuple[Resource, ...], str]:
     return resources, name
 
 
-def _until(length: timedelta | None) -> datetime | None:
-    return None if length is None else (datetime.now(UTC) + length).replace(microsecond=0)
+def _until(length: timedelta | None, api: KubeApi) -> datetime | None:
+    """By the cluster's clock, after at least one answer: it is there that the override ends."""
+    return None if length is None else (api.server_now() + length).replace(microsecond=0)
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > REASON_MAX_CHARACTERS:
+        raise click.UsageError(f"--reason has more than {REASON_MAX_CHARACTERS} characters")
 
 
 def _when(until: datetime, length: timedelta) -> str:
@@ -163,8 +173,6 @@ def _when(until: datetime, length: timedelta) -> str:
 
 
 def _override(until: datetime, reason: str, **values: int | None) -> str:
-    if len(reason) > REASON_MAX_CHARACTERS:
-        raise click.UsageError(f"--reason has more than {REASON_MAX_CHARACTERS} characters")
     document: dict[str, object] = {**values, "until": f"{until:%Y-%m-%dT%H:%M:%SZ}"}
     return json.dumps(document | ({"reason": reason} if reason else {}))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -67,6 +68,9 @@ class KubeApi(Protocol):
     Reads are tried again within the deadline when the error is retryable; writes only when the server
     certainly did nothing (429). What a caller gives is not changed.
     """
+
+    def server_now(self) -> datetime:
+        """The time as the server's last answer told it; this machine's clock may be hours off."""
 
     async def version(self, *, deadline_seconds: float = CALL_SECONDS) -> Object:
         """`/version`: gitVersion, major, minor."""

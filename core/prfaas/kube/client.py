@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -46,6 +47,9 @@ class KubeClient:
     async def credentials(self) -> Credentials:
         """Address and credentials as they are now, for another client of the same server."""
         return await credentials_of((await self._transport.open()).configuration)
+
+    def server_now(self) -> datetime:
+        return self._transport.server_now()
 
     # --- reading
 

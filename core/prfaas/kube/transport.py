@@ -11,6 +11,8 @@ import json
 import logging
 import random
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, cast
 from urllib.parse import urlencode
 
@@ -65,12 +67,24 @@ class Transport:
         self._api: ApiClient | None = None
         self._opening = asyncio.Lock()
         self._loaded_at_seconds = float("-inf")
+        self._told: tuple[str, float] | None = None
 
     async def close(self) -> None:
         """Close all connections. A later request opens new ones."""
         api, self._api = self._api, None
         if api is not None:
             await _close(api)
+
+    def server_now(self) -> datetime:
+        """The time as the server's last answer told it, to the second; this machine's before the first."""
+        if self._told is not None:
+            date, at_seconds = self._told
+            try:
+                passed = timedelta(seconds=asyncio.get_running_loop().time() - at_seconds)
+                return parsedate_to_datetime(date).astimezone(UTC) + passed
+            except ValueError:
+                logger.debug("the server's answer has a Date that cannot be read")
+        return datetime.now(UTC)
 
     async def json(self, request: Request, deadline_seconds: float) -> Object:
         """The answer as an object.
@@ -184,6 +198,7 @@ class Transport:
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise errors.Unreachable(f"{request.doing}: {describe(error)}") from error
+        self._told = response.headers.get("Date", ""), asyncio.get_running_loop().time()
         if response.status >= 400:
             wait = response.headers.get("Retry-After")
             raise errors.from_answer(response.status, answer, wait, doing=request.doing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 
 from prfaas.api.keys import LABEL_POOL, OPERATOR_LEASE
 from prfaas.commands.status.judge import endpoint_view, fingerprints_of, operator_view, pool_view, route_view
@@ -27,7 +26,7 @@ async def gather(api: KubeApi, namespace: str | None, operator_namespace: str | 
         api.list(PODS, namespace, label_selector=LABEL_POOL),
         operator_leases(api, operator_namespace),
     )
-    now = datetime.now(UTC)
+    now = api.server_now()
     pools = [*decode_pools, *prefill_pools]
     fingerprints = fingerprints_of(pools)
     return FleetView(

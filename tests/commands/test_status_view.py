@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from prfaas.commands.cluster import explain
 from prfaas.commands.durations import parse_duration, short_duration
+from prfaas.commands.plain import plain
 from prfaas.commands.status.judge import operator_view, pool_view
 from prfaas.commands.status.text import screen
 from prfaas.commands.status.view import EndpointState, FleetView, Health, OperatorState
+from prfaas.kube import errors
 from tests.commands import fleets
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,6 +55,26 @@ def test_words_of_others_are_no_markup() -> None:
     pool = fleets.pool("DecodePool", "chat")
     pool["spec"]["model"]["name"] = "[bold]chat[/nonsense]"
     assert "[bold]chat[/nonsense]" in text_of(fleets.fleet(pool, leases=[]))
+
+
+@pytest.mark.parametrize("unsafe", ["\x1b[2J", "\x1b]0;title\x07", "\x9b1m", "\u202eeslaf", "\r"])
+def test_words_of_others_do_not_reach_the_terminal_as_commands(unsafe: str) -> None:
+    pool = fleets.pool(
+        "DecodePool", "chat", changes=(fleets.condition("Ready", "False", "No", f"a{unsafe}b"),)
+    )
+    lease = fleets.lease(1, holder=f"a{unsafe}b")
+    ended = fleets.pod("DecodePool", "chat", 1, status={"phase": "Failed", "reason": f"a{unsafe}b"})
+    found = text_of(fleets.fleet(pool, ended, leases=[lease]))
+    assert unsafe not in found
+    assert found.count("a\ufffd") == 3
+    assert all(each == "\n" or each.isprintable() for each in found)
+    error = errors.Forbidden(f"pods is forbidden: a{unsafe}b")
+    assert unsafe not in explain(error)
+
+
+def test_what_people_write_is_shown_as_it_is() -> None:
+    text = "grün 日本語 🙂 naïve\nnext"
+    assert plain(text) == text
 
 
 def test_a_narrow_terminal_loses_no_reason() -> None:
@@ -98,7 +121,7 @@ def test_a_status_of_a_newer_operator_that_cannot_be_read_says_so() -> None:
     assert "status.kv.chargedTo" in view.message
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"until": "soon"}', "3"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"until": "soon"}', "3", "[" * 100_000])
 def test_a_hold_that_cannot_be_read_is_shown(text: str) -> None:
     pool = fleets.pool("DecodePool", "chat")
     pool["metadata"]["annotations"] = {"prfaas.io/hold": text}

@@ -14,6 +14,7 @@ import click
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, list_kube_config_contexts
 
+from prfaas.commands.plain import plain
 from prfaas.kube import errors
 from prfaas.kube.api import KubeApi
 from prfaas.kube.client import connect
@@ -108,7 +109,11 @@ def explained() -> Iterator[None]:
 
 
 def explain(error: errors.KubeError) -> str:
-    """What went wrong and what to do."""
+    """What went wrong and what to do. The server's words may quote what others wrote."""
+    return plain(_explain(error))
+
+
+def _explain(error: errors.KubeError) -> str:
     if isinstance(error, errors.NotFound) and not error.kind_is_served:
         return f"This cluster does not know prfaas: its CRDs are not installed. Install them: {INSTALL_CRDS}"
     if isinstance(error, errors.Forbidden):

@@ -73,7 +73,7 @@ def status(
 
 def _print(fleet: FleetView, output: str, *, namespaces: bool) -> None:
     if output == "json":
-        click.echo(json.dumps(fleet.to_api(), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(fleet.to_api(), indent=2))
     elif output == "yaml":
         click.echo(yaml.safe_dump(fleet.to_api(), sort_keys=False, allow_unicode=True), nl=False)
     else:

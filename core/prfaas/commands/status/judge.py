@@ -276,7 +276,7 @@ def _asked_for(about: Mapping[str, Any], annotation: str, in_force: bool, now: d
         return []
     try:
         until = _moment(json.loads(text)["until"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return [f"the annotation {annotation} cannot be read: set it with prfaas hold or prfaas route"]
     return [f"{annotation} is set and not in force yet"] if until > now else []
 

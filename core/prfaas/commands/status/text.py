@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prfaas.commands.durations import short_duration
+from prfaas.commands.plain import plain
 from prfaas.commands.status.view import (
     EndpointState,
     EndpointView,
@@ -49,7 +50,7 @@ def screen(fleet: FleetView, *, namespaces: bool) -> RenderableType:
         Text.assemble(
             "operator  ",
             (str(fleet.operator.state), _STYLES[fleet.operator.state]),
-            f"  {fleet.operator.message}",
+            f"  {plain(fleet.operator.message)}",
         )
     ]
     if not fleet.pools and not fleet.routes:
@@ -141,7 +142,7 @@ def _rows(
 ) -> None:
     # A plain str would be read as markup, and names and messages come from elsewhere.
     row = [*([namespace] if namespaces else []), *cells, "\n".join(last)]
-    table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    table.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
 
 
 def _word(state: Health | EndpointState) -> Text:

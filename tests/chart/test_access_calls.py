@@ -45,8 +45,6 @@ ELSEWHERE = {
     ("delete", "deployments"): "an old revision",
     ("delete", "poddisruptionbudgets"): "a pool that is scaled to one",
     ("patch", "secrets"): "a certificate that is renewed",
-    ("delete", "secrets"): "a child that is no longer wanted",
-    ("delete", "configmaps"): "a child that is no longer wanted",
 }
 
 

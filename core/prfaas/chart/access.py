@@ -40,6 +40,8 @@ class Access:
 _POOLS = ("prefillpools", "decodepools")
 _FOLLOW = ("list", "watch")
 _READ = ("get", "list", "watch")
+# No rule can limit this to names.
+_MAKE = ("create",)
 _OPERATOR, _GATEWAY = "operator", "gateway"
 _WATCHED, _OWN = Scope.WATCHED, Scope.OWN
 
@@ -73,11 +75,11 @@ ACCESS: Final = (
         "readiness, and the marks prfaas.io/drain-since and pod-deletion-cost",
     ),
     Access(
-        _OPERATOR, _WATCHED, "", ("secrets",), (*_READ, "create", "patch", "delete"),
+        _OPERATOR, _WATCHED, "", ("secrets",), (*_READ, "create", "patch"),
         "the pools' certificates; whether Secrets that a pod template names exist",
     ),
     Access(
-        _OPERATOR, _WATCHED, "", ("configmaps",), (*_READ, "create", "patch", "delete"),
+        _OPERATOR, _WATCHED, "", ("configmaps",), (*_READ, "create", "patch"),
         "who may pull KV from whom; whether ConfigMaps that a pod template names exist",
     ),
     Access(
@@ -97,16 +99,28 @@ ACCESS: Final = (
         "what happened to a pool or route, for kubectl describe",
     ),
     Access(
-        _OPERATOR, _OWN, "coordination.k8s.io", ("leases",), ("get", "create", "update"),
-        "which replica leads",
+        _OPERATOR, _OWN, "coordination.k8s.io", ("leases",), ("get", "update"),
+        "which replica leads", (keys.OPERATOR_LEASE,),
     ),
     Access(
-        _OPERATOR, _OWN, "", ("secrets",), ("get", "create", "patch"),
-        f"{keys.CA_SECRET}: the region's authority; {keys.GATEWAY_TLS_SECRET}: the gateways' certificate",
+        _OPERATOR, _OWN, "", ("secrets",), ("get",),
+        "the region's authority", (keys.CA_SECRET,),
     ),
     Access(
-        _OPERATOR, _OWN, "", ("configmaps",), ("get", "create", "patch"),
-        f"{keys.GATEWAY_POLICY_CONFIG_MAP}: what gateways are told",
+        _OPERATOR, _OWN, "", ("secrets",), ("get", "patch"),
+        "the gateways' certificate", (keys.GATEWAY_TLS_SECRET,),
+    ),
+    Access(
+        _OPERATOR, _OWN, "", ("configmaps",), ("get", "patch"),
+        "what gateways are told", (keys.GATEWAY_POLICY_CONFIG_MAP,),
+    ),
+    Access(
+        _OPERATOR, _OWN, "coordination.k8s.io", ("leases",), _MAKE,
+        "the same, when there is none yet",
+    ),
+    Access(
+        _OPERATOR, _OWN, "", ("secrets", "configmaps"), _MAKE,
+        "the same, when there are none yet",
     ),
     Access(
         _GATEWAY, _WATCHED, "", ("pods",), ("list", "watch"),

@@ -10,6 +10,7 @@ import pytest
 from prfaas_operator.planning.values import PoolKey
 from prfaas_operator.runtime.facts import Fact
 from prfaas_operator.runtime.facts import custom as custom_fact
+from prfaas_operator.runtime.facts import deployment as deployment_fact
 from prfaas_operator.runtime.store import Collection, Store
 
 POOL = PoolKey("PrefillPool", "ns", "long")
@@ -107,3 +108,19 @@ def test_what_else_stands_in_that_annotation_means_nothing(text: str) -> None:
     body = route_body(1)
     body["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": text}
     assert custom_fact(body).value.replicas_in_last_applied is False
+
+
+def test_a_label_that_somebody_took_off_does_not_make_a_deployment_look_old() -> None:
+    """It would be one that has no pods and can be scaled to 0 at once, and all its pods nobody's."""
+    selected = {"prfaas.io/pool": "long", "prfaas.io/pool-kind": "PrefillPool", "prfaas.io/revision": "abc"}
+    body = {
+        "metadata": {
+            "namespace": "ns",
+            "name": "long-abc",
+            "uid": "uid",
+            "resourceVersion": "1",
+            "labels": {"prfaas.io/pool": "long", "prfaas.io/pool-kind": "PrefillPool"},
+        },
+        "spec": {"replicas": 3, "selector": {"matchLabels": selected}},
+    }
+    assert deployment_fact(body).value.revision == "abc"

@@ -174,8 +174,8 @@ def _look_again(pool: ObservedPool, sizing: Sizing, work: Work, now: datetime) -
 
 
 def _plan_unreadable(pool: ObservedPool, settings: Settings, now: datetime) -> PoolPlan:
-    """A stored spec that this version cannot read: said, and nothing else touched. What the pods that run live
-    on is renewed.
+    """A stored spec that this version cannot read: said, and nothing else touched. What running pods live on
+    is renewed.
     """
     actions: list[Action] = []
     children = (pool.certificate, pool.peers)

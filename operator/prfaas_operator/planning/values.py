@@ -119,7 +119,7 @@ class ObservedDeployment:
     """One revision's Deployment.
 
     Attributes:
-        revision: label `prfaas.io/revision`.
+        revision: label `prfaas.io/revision` of the pods that it selects.
         replicas: `spec.replicas`.
         is_current: `status.observedGeneration` has reached `metadata.generation`.
         failure: message of the Deployment's condition ReplicaFailure (a quota or an admission rule said no),

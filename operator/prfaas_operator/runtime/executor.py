@@ -1,7 +1,7 @@
 """Carries out a plan's actions, in their order, and stops at the first that fails.
 
-Before anything changes, the server runs all children dry: a template that it refuses changes nothing, but that
-certificate and peers of the pods that run are kept up to date.
+Before anything changes, the server runs all children dry: a template that it refuses changes nothing, but
+that certificate and peers of the pods that run are kept up to date.
 """
 
 from __future__ import annotations
@@ -246,8 +246,8 @@ def failed(action: Action, error: errors.KubeError) -> FailedAction:
 
 
 def _was_overtaken(error: errors.KubeError) -> bool:
-    """A version that has moved on, and an object that is gone, are seen in the next pass; an object or a field
-    of somebody else's stays.
+    """A version that has moved on, and an object that is gone, are seen in the next pass; an object or a
+    field of somebody else's stays.
     """
     if isinstance(error, errors.NotFound):
         return error.kind_is_served

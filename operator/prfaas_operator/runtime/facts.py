@@ -210,7 +210,7 @@ def deployment(body: Object) -> Fact[ObservedDeployment]:
         uid=about["uid"],
         resource_version=about["resourceVersion"],
         ours=False,
-        revision=(about.get("labels") or {}).get(keys.LABEL_REVISION, ""),
+        revision=_revision_of_pods(spec),
         replicas=int(spec.get("replicas", 1)),
         created_at=_time(about.get("creationTimestamp")) or EPOCH,
         is_current=int(status.get("observedGeneration") or 0) >= int(about.get("generation") or 0),
@@ -221,6 +221,12 @@ def deployment(body: Object) -> Fact[ObservedDeployment]:
         taken_over_by=other_managers(managed) if recorded != actual else "",
     )
     return fact_of(body, value)
+
+
+def _revision_of_pods(spec: Mapping[str, Any]) -> str:
+    """By the selector, which nobody can change; a label anybody can take off."""
+    selected = (spec.get("selector") or {}).get("matchLabels") or {}
+    return str(selected.get(keys.LABEL_REVISION, ""))
 
 
 def child(body: Object, content: str) -> Fact[ObservedChild]:

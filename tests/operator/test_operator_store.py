@@ -9,6 +9,7 @@ import pytest
 
 from prfaas_operator.planning.values import PoolKey
 from prfaas_operator.runtime.facts import Fact
+from prfaas_operator.runtime.facts import config_map as config_map_fact
 from prfaas_operator.runtime.facts import custom as custom_fact
 from prfaas_operator.runtime.facts import deployment as deployment_fact
 from prfaas_operator.runtime.store import Collection, Store
@@ -124,3 +125,25 @@ def test_a_label_that_somebody_took_off_does_not_make_a_deployment_look_old() ->
         "spec": {"replicas": 3, "selector": {"matchLabels": selected}},
     }
     assert deployment_fact(body).value.revision == "abc"
+
+
+def child_body(owner: dict[str, Any]) -> dict[str, Any]:
+    labels = {"prfaas.io/pool": "long", "prfaas.io/pool-kind": "PrefillPool"}
+    about = {"namespace": "ns", "name": "long-prefill-peers", "uid": "u", "resourceVersion": "1"}
+    return {"metadata": {**about, "labels": labels, "ownerReferences": [{**owner, "controller": True}]}}
+
+
+@pytest.mark.parametrize(
+    ("owner", "of_its_pool"),
+    [
+        ({"kind": "PrefillPool", "name": "long", "uid": "earlier"}, True),
+        ({"kind": "DecodePool", "name": "long", "uid": "x"}, False),
+        ({"kind": "Deployment", "name": "long", "uid": "x"}, False),
+        ({"kind": "PrefillPool", "name": "other", "uid": "x"}, False),
+    ],
+)
+def test_a_child_of_an_earlier_pool_of_the_name_is_told_from_one_of_somebody_else(
+    owner: dict[str, Any], of_its_pool: bool
+) -> None:
+    fact = config_map_fact(child_body(owner))
+    assert (fact.owner_is_of_its_pool, fact.owner_uid) == (of_its_pool, owner["uid"])

@@ -179,9 +179,14 @@ def _goes_on(seen: Picture) -> str:
     return " The pods that are there go on as they are." if seen.alive else ""
 
 
-def reconciling(seen: Picture, stalled_: Finding, authority_missing: bool) -> Finding:
+def reconciling(seen: Picture, stalled_: Finding, authority_missing: bool, leftover: str = "") -> Finding:
     """Reconciling: the operator is on its way."""
     reason, message = _progress(seen, authority_missing)
+    if leftover:
+        reason = Reason.RETRYING
+        message = (
+            f"{leftover} is of an earlier pool of this name and about to go; nothing is done until then."
+        )
     if stalled_.status is ConditionStatus.TRUE:
         reason, message = stalled_.reason, "Stalled; see there."
     is_on_its_way = reason is not Reason.SETTLED and stalled_.status is not ConditionStatus.TRUE

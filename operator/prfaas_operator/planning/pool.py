@@ -23,6 +23,8 @@ from prfaas_operator.planning.upkeep import budget_action, certificate_action, p
 from prfaas_operator.planning.values import ObservedPool
 from prfaas_operator.planning.workload import Work, plan_frozen, plan_work
 
+LEFTOVER_SECONDS = 10.0
+
 
 def plan_pool(
     pool: ObservedPool, settings: Settings, now: datetime, injector: Injector | None = None
@@ -77,7 +79,7 @@ def _upkeep(
     """Certificate and peers come before the pods that mount them, and are renewed even while a new spec is
     refused.
     """
-    if target.accepted.reason is Reason.CHILD_NOT_OWNED:
+    if target.leftover or target.accepted.reason is Reason.CHILD_NOT_OWNED:
         return []
     if target.revision is None and not pool.deployments:
         return []
@@ -100,7 +102,7 @@ def _work(
     authority_missing: bool,
     now: datetime,
 ) -> Work:
-    if target.accepted.reason is Reason.CHILD_NOT_OWNED:
+    if target.leftover or target.accepted.reason is Reason.CHILD_NOT_OWNED:
         return Work()
     if target.revision is None or resolved.status is ConditionStatus.FALSE or authority_missing:
         may_grow = target.revision is None and resolved.status is ConditionStatus.TRUE
@@ -149,7 +151,7 @@ def _status(
     stalled = conditions.stalled(seen, accepted, resolved)
     findings = (
         conditions.ready(seen, available),
-        conditions.reconciling(seen, stalled, authority_missing),
+        conditions.reconciling(seen, stalled, authority_missing, target.leftover),
         stalled,
         accepted,
         resolved,
@@ -168,6 +170,7 @@ def _look_again(pool: ObservedPool, sizing: Sizing, work: Work, now: datetime) -
         work.look_again_seconds,
         seconds_until_due(pool.certificate, now),
         seconds_until_broken(pool.pods, now),
+        LEFTOVER_SECONDS if pool.leftovers else None,
         seconds_until_ended(pool.pods, now) if work.rolling or work.waits_for is Wait.ENDING else None,
     ]
     return min((wait for wait in waits if wait is not None), default=None)

@@ -59,16 +59,20 @@ class Target:
         revision: None while it cannot be.
         deployment: the one that runs it already.
         injected: for a Deployment that is to be made, or made anew because somebody changed it.
+        leftover: a child of an earlier pool of the same name, whose end is waited for: nothing is done.
     """
 
     accepted: Finding
     revision: str | None = None
     deployment: ObservedDeployment | None = None
     injected: Injected | None = None
+    leftover: str = ""
 
 
 def choose_target(pool: ObservedPool, spec: PoolSpec, injector: Injector) -> Target:
     """What the spec asks for now."""
+    if pool.leftovers:
+        return Target(_ACCEPTED, leftover=pool.leftovers[0])
     unsupported = _unsupported(spec) or _foreign_child(pool)
     if unsupported is not None:
         return Target(unsupported)

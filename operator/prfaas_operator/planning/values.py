@@ -276,6 +276,8 @@ class ObservedPool:
             is issued.
         reports: what the sidecars told, by pod name.
         partners: pools at the other ends of its routes.
+        leftovers: kind and name of children of an earlier pool of the same name. The garbage collector takes
+            them; until then nothing can be made under their names.
     """
 
     key: PoolKey
@@ -301,6 +303,7 @@ class ObservedPool:
     found: tuple[FoundReference, ...] = ()
     reports: Mapping[str, EngineReport] | None = None
     partners: tuple[PartnerPool, ...] = ()
+    leftovers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

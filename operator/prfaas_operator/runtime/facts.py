@@ -38,6 +38,8 @@ class Fact(Generic[T]):
     Attributes:
         pool: by its labels, None when it belongs to no pool.
         owner_uid: uid of its controller, or "".
+        owner_is_of_its_pool: its controller has kind and name of its pool: that pool, or an earlier one
+            of the same name.
     """
 
     namespace: str
@@ -47,6 +49,7 @@ class Fact(Generic[T]):
     pool: PoolKey | None
     owner_uid: str
     value: T
+    owner_is_of_its_pool: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +128,16 @@ def fact_of(body: Object, value: T) -> Fact[T]:
     owner: Mapping[str, Any] = next(
         (ref for ref in about.get("ownerReferences") or () if ref.get("controller")), {}
     )
+    pool = pool_of(body)
     return Fact(
         about.get("namespace", ""),
         about["name"],
         about["uid"],
         about["resourceVersion"],
-        pool_of(body),
+        pool,
         str(owner.get("uid", "")),
         value,
+        pool is not None and (owner.get("kind"), owner.get("name")) == (pool.kind, pool.name),
     )
 
 

@@ -29,7 +29,7 @@ from prfaas_operator.runtime.engine_reports import EngineReports
 from prfaas_operator.runtime.facts import CustomValue, Fact, PodValue
 from prfaas_operator.runtime.planner import Planner
 from prfaas_operator.runtime.references import References
-from prfaas_operator.runtime.store import Store
+from prfaas_operator.runtime.store import Collection, Store
 
 M = TypeVar("M", bound=BaseModel)
 PARSED = 512
@@ -106,6 +106,7 @@ class Observer:
             user_budgets=tuple(self._user_budgets(key.namespace)),
             certificate=self._certificate(key, fact.uid),
             authority_id=self.authority_id,
+            leftovers=tuple(self._leftovers(key, fact.uid)),
             reports=self._reports.of_pods(pods),
         )
 
@@ -113,6 +114,19 @@ class Observer:
         for each in self._store.autoscalers.of_no_pool(key.namespace):
             if each.value.target_kind == key.kind and each.value.target_name == key.name:
                 yield each.name
+
+    def _leftovers(self, key: PoolKey, uid: str) -> Iterator[str]:
+        """Children of an earlier pool of this name, which the garbage collector is about to take."""
+        kinds: tuple[tuple[str, Collection[Any]], ...] = (
+            ("Deployment", self._store.deployments),
+            ("Secret", self._store.secrets),
+            ("ConfigMap", self._store.config_maps),
+            ("PodDisruptionBudget", self._store.budgets),
+        )
+        for kind, collection in kinds:
+            for each in collection.of_pool(key):
+                if each.owner_is_of_its_pool and each.owner_uid != uid:
+                    yield f"{kind} {each.name}"
 
     def _peers(self, key: PoolKey, uid: str) -> ObservedChild | None:
         fact = self._store.config_maps.get(key.namespace, keys.peers_config_map(key.kind, key.name))

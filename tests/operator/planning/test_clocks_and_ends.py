@@ -108,3 +108,30 @@ def test_who_was_overtaken_looks_again_and_tells_nobody(code: str) -> None:
     after = fold(plan, world.pool, FailedAction(plan.actions[0], code, "modified", True), NOW)
     assert after.is_empty
     assert after.requeue_after_seconds
+
+
+def test_a_pool_that_is_made_anew_waits_for_what_the_earlier_one_left() -> None:
+    """`kubectl replace --force`, or a chart that is installed again: the garbage collector needs a moment."""
+    world = settled()
+    certificate, peers = world.pool.certificate, world.pool.peers
+    assert certificate is not None
+    assert peers is not None
+    left = {
+        "certificate": replace(certificate, ours=False),
+        "peers": replace(peers, ours=False),
+        "deployments": tuple(replace(each, ours=False) for each in world.pool.deployments),
+        "leftovers": ("Secret long-prefill-tls",),
+    }
+    anew = World(observed(uid="uid-2", **left), now=world.now)
+    plan = anew.step()
+    assert plan.actions == ()
+    assert plan.events == ()
+    assert plan.requeue_after_seconds == 10
+    assert anew.condition("Stalled")[0] == "False"
+    assert anew.condition("Accepted")[0] == "True"
+    assert anew.condition("Reconciling") == ("True", "Retrying")
+    assert "Secret long-prefill-tls" in anew.message("Reconciling")
+    none = {"certificate": None, "peers": None, "deployments": (), "leftovers": ()}
+    anew.pool = replace(anew.pool, **none)
+    anew.settle()
+    assert anew.condition("Ready") == ("True", "Serving")

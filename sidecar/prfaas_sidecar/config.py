@@ -291,6 +291,11 @@ def mapping(text: str, source: str) -> dict[Any, Any]:
         where = f" in line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it cannot be read"
         raise ConfigError(f"{source} is not YAML: {problem}{where}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        # A value that only looks like a date or a number, or is tagged as one, or thousands of brackets.
+        raise ConfigError(
+            f"{source} is not YAML: a value in it cannot be read ({type(error).__name__})"
+        ) from None
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: it must hold a mapping of fields")
     return content

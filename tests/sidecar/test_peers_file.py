@@ -87,6 +87,12 @@ def test_a_change_is_read_and_nothing_else_is(volume: Volume) -> None:
         ({"dial": [{"identity": PRODUCER, "addresses": ["here"]}]}, "dial.0.addresses.0: "),
         ({"dial": [{"identity": PRODUCER}]}, "dial.0.addresses: "),
         ("#" * (MAX_FILE_BYTES + 1), "is larger than"),
+        ("[" * 100_000, "is not YAML"),
+        ("accept: " + "{" * 50_000, "is not YAML"),
+        ("future: 2026-99-99", "is not YAML"),
+        ("future: !!int no", "is not YAML"),
+        ("future: !!bool no-more", "is not YAML"),
+        ("future: !!timestamp no", "is not YAML"),
     ],
 )
 def test_a_broken_file_leaves_the_last_good_one_and_is_said_once(
@@ -103,6 +109,7 @@ def test_a_broken_file_leaves_the_last_good_one_and_is_said_once(
     assert kept.may_pull(parse(CONSUMER))
     assert (kept.digest, kept.read_at) == (good.digest, good.read_at)
     assert words in (kept.error or "")
+    assert len(kept.error or "") < 1000
     volume.put({"accept": [PRODUCER]})
     assert file.refresh(kept).error is None
 

@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
 MAX_CONNECTIONS = 256
+ACCEPT_RETRY_SECONDS = 0.5
 _ID = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _READ_BYTES = 256 << 10
@@ -64,7 +65,13 @@ class EngineSocket:
         """Accept until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(self._socket)
+            try:
+                connection, _ = await loop.sock_accept(self._socket)
+            except OSError as error:
+                # For example no free descriptors: the backlog keeps what comes until some are.
+                _log.warning("accepting failed", extra=fields(listener="engine", reason=error.strerror))
+                await asyncio.sleep(ACCEPT_RETRY_SECONDS)
+                continue
             connection.setblocking(False)
             if self._open >= MAX_CONNECTIONS:
                 connection.close()

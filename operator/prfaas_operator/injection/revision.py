@@ -20,10 +20,11 @@ import json
 from typing import Any
 
 from prfaas.api.v1alpha1 import Pool, SidecarUpgrade, quantity_bytes
-from prfaas_operator.injection.checks import engine_of
+from prfaas_operator.injection.checks import engine_of, grace_seconds
 from prfaas_operator.injection.defaults import canonical
 from prfaas_operator.injection.engines import ADAPTERS
 from prfaas_operator.injection.inject import inject
+from prfaas_operator.injection.names import KUBERNETES_GRACE_SECONDS
 from prfaas_operator.injection.results import Injected
 from prfaas_operator.injection.settings import Settings
 from prfaas_operator.injection.shapes import malformed
@@ -79,10 +80,19 @@ def _workload(pool: Pool) -> Any:
     if malformed(workload.template.spec):
         return template
     try:
-        return canonical(template)
+        return canonical(template) | _short_grace(pool, template)
     except (ValueError, ArithmeticError):
         # An amount that cannot be read, which is refused; it still has a name of its own.
         return template
+
+
+def _short_grace(pool: Pool, template: dict[str, Any]) -> dict[str, Any]:
+    """30 seconds that are written down are no default where a drain needs more: they are refused, which only
+    a new revision brings to light.
+    """
+    given = template["spec"].get("terminationGracePeriodSeconds")
+    is_default = given == KUBERNETES_GRACE_SECONDS and grace_seconds(pool) > KUBERNETES_GRACE_SECONDS
+    return {"grace": given} if is_default and pool.spec.drain.timeout_seconds else {}
 
 
 def _canonical_resources(resources: dict[str, Any]) -> Any:

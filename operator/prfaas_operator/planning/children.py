@@ -25,9 +25,11 @@ from prfaas_operator.planning.actions import ApplyChild
 from prfaas_operator.planning.selectors import selects
 from prfaas_operator.planning.values import ChildKind, Manifest, ObservedChild, ObservedPool, PoolKey
 
+# The engine's startup probe allows for an hour. Until then a Deployment that waits is not stuck, which GitOps
+# tools would show as degraded and the usual alerts of a cluster would page for.
+_PROGRESS_SECONDS = 3900
 # A rollout never goes by the Deployment's own strategy: this one only limits what a template that somebody
-# else
-# changed can do before it is put back.
+# else changed can do before it is put back.
 _STRATEGY = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
 
 
@@ -63,6 +65,7 @@ def deployment(pool: ObservedPool, revision: str, injected: Injected, replicas: 
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 1,
+            "progressDeadlineSeconds": _PROGRESS_SECONDS,
             "strategy": _STRATEGY,
             "selector": {"matchLabels": labels},
             "template": {

@@ -33,7 +33,7 @@ def hashed(**spec: Any) -> str:
         {"transport": {"streams": 4}},
         {"engine": {"type": "VLLM", "container": "engine", "port": 8000, "extraArgs": []}},
         {"sidecar": {"upgrade": "OnNextRollout"}},
-        {"pod_template": template(restartPolicy="Always", terminationGracePeriodSeconds=30, volumes=[])},
+        {"pod_template": template(restartPolicy="Always", dnsPolicy="ClusterFirst", volumes=[])},
         {"pod_template": template(container(imagePullPolicy="IfNotPresent", tty=False, env=None))},
         {"pod_template": {"metadata": {"labels": {}, "annotations": {}}, **template()}},
     ],
@@ -125,3 +125,15 @@ def shuffled(value: Any, source: random.Random) -> Any:
 def test_the_order_of_keys_does_not_count(spec: dict[str, Any], source: random.Random) -> None:
     made = template(**spec)
     assert hashed(pod_template=made) == hashed(pod_template=shuffled(made, source))
+
+
+def test_a_grace_period_that_is_too_short_is_brought_to_light() -> None:
+    """Written into a pool that runs, it would else be ignored: for an equal hash nothing is done."""
+    written = template(terminationGracePeriodSeconds=30)
+    assert hashed(pod_template=written) != hashed()
+
+
+def test_the_usual_grace_period_is_a_default_where_nothing_drains() -> None:
+    drain = {"timeoutSeconds": 0}
+    written = template(terminationGracePeriodSeconds=30)
+    assert hashed(pod_template=written, drain=drain) == hashed(drain=drain)

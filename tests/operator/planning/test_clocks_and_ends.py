@@ -10,11 +10,11 @@ import pytest
 from prfaas.api.conditions import Reason
 from prfaas_operator.injection import Settings
 from prfaas_operator.injection.results import Refusal, Refusals
-from prfaas_operator.planning.actions import FailedAction
+from prfaas_operator.planning.actions import ApplyChild, FailedAction
 from prfaas_operator.planning.drain import GATEWAYS_SEE_SECONDS, plan_drain
 from prfaas_operator.planning.failure import fold
 from prfaas_operator.planning.pool import plan_pool
-from prfaas_operator.planning.values import ObservedPod, SpecProblem
+from prfaas_operator.planning.values import ChildKind, ObservedPod, SpecProblem
 from prfaas_operator.runtime.planning_adapter import Planning
 from tests.operator.planning.pool_world import NOW, SETTINGS, World, observed, settled
 
@@ -135,3 +135,16 @@ def test_a_pool_that_is_made_anew_waits_for_what_the_earlier_one_left() -> None:
     anew.pool = replace(anew.pool, **none)
     anew.settle()
     assert anew.condition("Ready") == ("True", "Serving")
+
+
+def test_a_deployment_whose_engines_load_for_an_hour_is_not_called_stuck() -> None:
+    """After Kubernetes' ten minutes GitOps tools show it as degraded, and KubeDeploymentRolloutStuck pages."""
+    plan = plan_pool(observed(), SETTINGS, NOW)
+    [made] = [
+        action.manifest
+        for action in plan.actions
+        if isinstance(action, ApplyChild) and action.kind is ChildKind.DEPLOYMENT
+    ]
+    [engine] = made["spec"]["template"]["spec"]["containers"]
+    probe = engine["startupProbe"]
+    assert made["spec"]["progressDeadlineSeconds"] > probe["periodSeconds"] * probe["failureThreshold"]

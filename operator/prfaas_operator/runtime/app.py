@@ -21,12 +21,13 @@ from prfaas.kube.transport import Transport
 from prfaas_operator.config import OperatorConfig
 from prfaas_operator.planning.values import PoolKey, RouteKey
 from prfaas_operator.runtime.audit import Audit
+from prfaas_operator.runtime.certificates import AuthorityUnusable
 from prfaas_operator.runtime.elector import Elector, LeaseLost, Timings
 from prfaas_operator.runtime.engine_reports import HEALTH_PORT, EngineReports
 from prfaas_operator.runtime.events import EventWriter
 from prfaas_operator.runtime.executor import Executor
 from prfaas_operator.runtime.facts import Fact
-from prfaas_operator.runtime.fence import Fence, WriteHook
+from prfaas_operator.runtime.fence import Fence, WriteHook, WritingStopped
 from prfaas_operator.runtime.fleet import FLEET, Fleet, FleetKey
 from prfaas_operator.runtime.health import HealthServer, Trouble
 from prfaas_operator.runtime.informers import Children, registry, settings
@@ -219,6 +220,11 @@ class Operator:
         await self.elector.hold(self._lead)
 
     async def _lead(self) -> None:
+        # Without the authority the first pass over each pool could not make its pods, and would say so.
+        try:
+            await self._fleet.prepare()
+        except (errors.KubeError, AuthorityUnusable, WritingStopped) as error:
+            logger.warning("the region's authority is not known yet: %s", error)
         self._enqueue_all()
         self.enqueue(FLEET)
         await self.queue.run()

@@ -36,7 +36,7 @@ class EngineReports:
     """Asks in the background and remembers.
 
     Args:
-        changed: told of the pool of a pod whose report is new.
+        changed: told of the pool of a pod whose report is new, or that does not answer at first.
         count: told of each answer: `ok`, `waiting` (the engine is not connected yet) or `failed`.
         port: of the sidecar's health listener.
     """
@@ -65,6 +65,16 @@ class EngineReports:
             elif entry.report is not None:
                 known[pod.name] = entry.report
         return known
+
+    def awaited(self, pods: tuple[Fact[PodValue], ...]) -> frozenset[str]:
+        """Names of those whose first answer, or first failure, is still to come."""
+        return frozenset(
+            pod.name
+            for pod in pods
+            if (entry := self._entries.get((pod.namespace, pod.name))) is not None
+            and entry.report is None
+            and entry.failures == 0
+        )
 
     def forget(self, namespace: str, name: str) -> None:
         """The pod is gone."""
@@ -109,6 +119,8 @@ class EngineReports:
                 entry.failures += 1
                 level = logging.INFO if entry.failures == 1 else logging.DEBUG
                 logger.log(level, "pod %s/%s does not tell of its engine: %r", pod.namespace, pod.name, error)
+                if entry.failures == 1 and pod.pool is not None:
+                    self._changed(pod.pool)
             else:
                 self._count("ok" if report.engine_connected else "waiting")
                 if report != entry.report:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from prfaas.api import keys
 from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus
 from prfaas_operator.planning.values import (
+    EngineReport,
     FoundReference,
     ObservedCertificate,
     ObservedChild,
@@ -28,6 +30,7 @@ from prfaas_operator.runtime import certificates
 from prfaas_operator.runtime.engine_reports import EngineReports
 from prfaas_operator.runtime.facts import CustomValue, Fact, PodValue
 from prfaas_operator.runtime.planner import Planner
+from prfaas_operator.runtime.recorded_reports import recorded_reports
 from prfaas_operator.runtime.references import References
 from prfaas_operator.runtime.store import Collection, Store
 
@@ -51,6 +54,7 @@ class Observer:
         self._references = references
         self._reports = reports
         self._parsed: OrderedDict[tuple[str, int], tuple[Any, tuple[SpecProblem, ...]]] = OrderedDict()
+        self._started_at = datetime.now(UTC)
         self.authority_id = ""
 
     # --- pools
@@ -82,6 +86,8 @@ class Observer:
         spec, problems = self._spec(PoolSpec, fact)
         engine = spec.engine.container if isinstance(spec, PoolSpec) else DEFAULT_CONTAINER
         pods = self._store.pods.of_pool(key)
+        observed_pods = tuple(observed_pod(each.value, engine) for each in pods)
+        status = _status(PoolStatus, fact)
         return ObservedPool(
             key=key,
             uid=fact.uid,
@@ -92,7 +98,7 @@ class Observer:
             annotations=fact.value.annotations,
             spec=spec,
             problems=problems,
-            status=_status(PoolStatus, fact),
+            status=status,
             replicas_managers=fact.value.replicas_managers,
             replicas_in_last_applied=fact.value.replicas_in_last_applied,
             autoscalers=tuple(self._autoscalers(key)),
@@ -100,15 +106,24 @@ class Observer:
                 replace(each.value, ours=each.owner_uid == fact.uid)
                 for each in self._store.deployments.of_pool(key)
             ),
-            pods=tuple(observed_pod(each.value, engine) for each in pods),
+            pods=observed_pods,
             peers=self._peers(key, fact.uid),
             budget=self._budget(key, fact.uid),
             user_budgets=tuple(self._user_budgets(key.namespace)),
             certificate=self._certificate(key, fact.uid),
             authority_id=self.authority_id,
             leftovers=tuple(self._leftovers(key, fact.uid)),
-            reports=self._reports.of_pods(pods),
+            reports=self._engine_reports(status, pods, observed_pods),
         )
+
+    def _engine_reports(
+        self, status: PoolStatus, pods: tuple[Fact[PodValue], ...], observed: tuple[ObservedPod, ...]
+    ) -> Mapping[str, EngineReport]:
+        told = self._reports.of_pods(pods)
+        recorded = recorded_reports(
+            status, observed, awaited=self._reports.awaited(pods), ready_before=self._started_at
+        )
+        return {**recorded, **told}
 
     def _autoscalers(self, key: PoolKey) -> Iterator[str]:
         for each in self._store.autoscalers.of_no_pool(key.namespace):

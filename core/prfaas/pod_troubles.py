@@ -44,8 +44,15 @@ _CREATION_REASONS = frozenset(
         "RunContainerError",
     }
 )
-# What they add to the kubelet's words differs from one look to the next, and says nothing.
-_BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*"[:\s]*|\bErrImagePull:\s*')
+_TOKEN_VOLUME = "kube-api-access-"  # noqa: S105  (a name, which each pod has)
+_OTHER_VOLUMES = ("csi", "ephemeral", "image", "nfs", "projected", "hostPath")
+# Of a container that ended before it ran. Between two tries it is waiting, with one of the reasons above.
+_NEVER_RAN = frozenset({"StartError", "ContainerCannotRun"})
+# What repeats the image's name, or differs from one try to the next: each change of a message is a write.
+_NOISE_ABOUT_IMAGES = re.compile(
+    r'^Back-off pulling image "[^"]*"[:\s]*|\bErrImagePull:\s*|\bfailed to pull and unpack image "[^"]*":\s*'
+    r'|\bfailed to resolve reference "[^"]*":\s*|\bfailed to do request:\s*|\S+:\d+->'
+)
 _SIGNALS = {128 + each.value: each.name for each in signal.Signals}
 _DISRUPTIONS = {
     "PreemptionByScheduler": "made way for a pod of higher priority",
@@ -54,6 +61,9 @@ _DISRUPTIONS = {
     "DeletionByPodGC": "was deleted because node {node} is gone",
     "TerminationByKubelet": "was ended by node {node}",
 }
+_NOISE_ABOUT_STARTS = re.compile(
+    r"^failed to create .*?unable to start container process:\s*|:\s*unknown$", re.DOTALL
+)
 
 
 class Cause(StrEnum):
@@ -160,10 +170,10 @@ def _container(state: Json, spec: Json, *, ends: bool, others_are_ready: bool) -
     if reason in _IMAGE_REASONS:
         return _image(state, spec, reason, waiting.get("message") or "")
     if reason in _CREATION_REASONS or reason.endswith("Error"):
-        words = in_one_line(waiting.get("message") or "")
-        text = f"container `{state['name']}`: {reason}{': ' if words else ''}{words}"
-        return ContainerTrouble(state["name"], Cause.CREATION, text, lasting=True)
+        return _not_made(state, reason, waiting.get("message") or "")
     last = ended or before
+    if last is not None and last.get("reason") in _NEVER_RAN:
+        return _not_made(state, "RunContainerError", _quotable(spec, last))
     if last is not None and not (ends and ended is not None and not ended.get("exitCode")):
         return _ended(state, spec, last, backing_off=reason == "CrashLoopBackOff")
     if reason == "CrashLoopBackOff":
@@ -179,10 +189,16 @@ def _container(state: Json, spec: Json, *, ends: bool, others_are_ready: bool) -
 def _image(state: Json, spec: Json, reason: str, message: str) -> ContainerTrouble:
     image = spec.get("image") or state.get("image") or "?"
     word = "ErrImagePull" if reason == "ImagePullBackOff" else reason
-    words = in_one_line(_BACK_OFF.sub("", message))
+    words = in_one_line(_NOISE_ABOUT_IMAGES.sub("", message))
     why = f"{word}: {words}" if words else word
     text = f"container `{state['name']}`: image {image} cannot be pulled ({why})"
     return ContainerTrouble(state["name"], Cause.IMAGE, text, lasting=True)
+
+
+def _not_made(state: Json, reason: str, message: str) -> ContainerTrouble:
+    words = in_one_line(_NOISE_ABOUT_STARTS.sub("", message.strip()))
+    text = f"container `{state['name']}`: {reason}{': ' if words else ''}{words}"
+    return ContainerTrouble(state["name"], Cause.CREATION, text, lasting=True)
 
 
 def _ended(state: Json, spec: Json, last: Json, *, backing_off: bool) -> ContainerTrouble:
@@ -196,7 +212,9 @@ def _ended(state: Json, spec: Json, last: Json, *, backing_off: bool) -> Contain
         kept = f"limit {limit}" if limit else "it has no limit: its node ran out of memory"
         text = f"container `{name}` OOMKilled ({kept}){again}"
         return ContainerTrouble(name, Cause.OUT_OF_MEMORY, text, lasting, restarts, at)
-    how = f"ended with {_exit(last)}{_last_words(spec, last)}" if last else "keeps ending (CrashLoopBackOff)"
+    words = in_one_line(_quotable(spec, last))
+    how = f"ended with {_exit(last)}" if last else "keeps ending (CrashLoopBackOff)"
+    how += f": {words}" if words else ""
     text = f"container `{name}` {how}{again}"
     return ContainerTrouble(name, Cause.ENDED, text, lasting, restarts, at)
 
@@ -207,11 +225,11 @@ def _exit(last: Json) -> str:
     return f"exit code {code}" + (f" ({', '.join(str(each) for each in hints)})" if hints else "")
 
 
-def _last_words(spec: Json, last: Json) -> str:
-    if spec.get("terminationMessagePolicy") == "FallbackToLogsOnError":
-        return ""
-    words = in_one_line(last.get("message") or "")
-    return f": {words}" if words else ""
+def _quotable(spec: Json, last: Json) -> str:
+    """The termination message, unless it may be log."""
+    return (
+        "" if spec.get("terminationMessagePolicy") == "FallbackToLogsOnError" else last.get("message") or ""
+    )
 
 
 def _lost(pod: Json, conditions: Mapping[str, Json], node: str) -> PodTrouble | None:
@@ -224,7 +242,9 @@ def _lost(pod: Json, conditions: Mapping[str, Json], node: str) -> PodTrouble | 
     at = _time(since.get("lastTransitionTime")) or _time(pod["metadata"].get("creationTimestamp"))
     reason, words = status.get("reason") or "", in_one_line(status.get("message") or "")
     if reason:
-        text = f"was ended by its node {node}: {reason}{': ' if words else ''}{words}"
+        refused = words.startswith("Pod was rejected")
+        text = f"was {'refused' if refused else 'ended'} by its node {node}: "
+        text += f"{reason}{': ' if words else ''}{words.removeprefix('Pod was rejected: ')}"
     elif disrupted:
         text = _DISRUPTIONS.get(disruption.get("reason", ""), "was disrupted").format(node=node)
     else:
@@ -241,17 +261,25 @@ def _containers(spec: Json) -> Iterator[tuple[str, tuple[Json, bool]]]:
 
 
 def _mounted(spec: Json) -> list[str]:
-    """What its volumes need from elsewhere."""
-    named = []
+    """What its containers mount from elsewhere, objects of the API first."""
+    used = {
+        mount.get("name")
+        for _, (container, _) in _containers(spec)
+        for mount in container.get("volumeMounts") or ()
+    }
+    objects, others = [], []
     for volume in spec.get("volumes") or ():
+        if volume.get("name") not in used or volume["name"].startswith(_TOKEN_VOLUME):
+            continue
         if claim := volume.get("persistentVolumeClaim"):
-            named.append(f"PersistentVolumeClaim {claim.get('claimName')}")
-        elif (secret := volume.get("secret")) and not secret.get("optional"):
-            named.append(f"Secret {secret.get('secretName')}")
-        elif (settings := volume.get("configMap")) and not settings.get("optional"):
-            named.append(f"ConfigMap {settings.get('name')}")
+            objects.append(f"PersistentVolumeClaim {claim.get('claimName')}")
+        elif secret := volume.get("secret"):
+            objects += [] if secret.get("optional") else [f"Secret {secret.get('secretName')}"]
+        elif settings := volume.get("configMap"):
+            objects += [] if settings.get("optional") else [f"ConfigMap {settings.get('name')}"]
         else:
-            named += [kind for kind in ("csi", "nfs", "hostPath", "image", "ephemeral") if volume.get(kind)]
+            others += [f"{kind} volume {volume['name']}" for kind in _OTHER_VOLUMES if volume.get(kind)]
+    named = [*objects, *others]
     if len(named) > MOUNTS_NAMED_MAX:
         named[MOUNTS_NAMED_MAX:] = [f"{len(named) - MOUNTS_NAMED_MAX} more"]
     return named

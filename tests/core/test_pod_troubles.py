@@ -96,15 +96,31 @@ def test_out_of_memory_without_a_limit_is_the_nodes() -> None:
         (ended("Error", 139), "container `engine` ended with exit code 139 (SIGSEGV), restarted 3 times"),
         (ended("Completed", 0), "container `engine` ended with exit code 0 (Completed), restarted 3 times"),
         (
-            ended("StartError", 128, message='exec: "vllm":\n executable file not found in $PATH'),
-            'container `engine` ended with exit code 128 (StartError): exec: "vllm": executable file not '
-            "found in $PATH, restarted 3 times",
+            ended("Error", 3, message="no\n license. "),
+            "container `engine` ended with exit code 3: no license, restarted 3 times",
         ),
     ],
 )
 def test_a_crash_loop_has_exit_code_and_last_words(told: Json, text: str) -> None:
     (found,) = container_troubles(pod(state("engine", BACK_OFF, last=told, restarts=3)))
     assert (found.cause, found.text, found.lasting) == (Cause.ENDED, text, True)
+
+
+@pytest.mark.parametrize("policy", ["File", "FallbackToLogsOnError"])
+def test_a_command_that_is_not_there_reads_the_same_between_tries(policy: str) -> None:
+    why = 'exec: "vllm": executable file not found in $PATH'
+    message = (
+        f"failed to create containerd task: runc create failed: unable to start container process: {why}"
+    )
+    tries = {"waiting": {"reason": "RunContainerError", "message": message}}
+    failed = ended("StartError", 128, message=f"{message}: unknown")
+    engine = {"terminationMessagePolicy": policy}
+    (trying,) = container_troubles(pod(state("engine", tries, last=failed, restarts=3), engine=engine))
+    (waiting,) = container_troubles(pod(state("engine", BACK_OFF, last=failed, restarts=3), engine=engine))
+    assert trying.text == f"container `engine`: RunContainerError: {why}"
+    assert trying.cause is waiting.cause is Cause.CREATION
+    quoted = trying.text if policy == "File" else "container `engine`: RunContainerError"
+    assert waiting.text == quoted
 
 
 def test_words_that_may_come_from_the_log_are_never_quoted() -> None:
@@ -131,16 +147,21 @@ def test_a_loop_is_told_from_a_crash(restarts: int, current: Json, ran_seconds: 
     assert found.lasting is lasting
 
 
-WORDS = 'failed to resolve reference "registry.example.org/vllm@sha256:aa": 403 Forbidden'
+IMAGE = "registry.example.org/vllm@sha256:aa"
+WORDS = "dial tcp: read udp 10.0.0.2:53: i/o timeout"
+TRIED = (
+    f'failed to pull and unpack image "{IMAGE}": failed to resolve reference "{IMAGE}": dial tcp: read udp '
+    "10.0.0.9:{port}->10.0.0.2:53: i/o timeout"
+)
 
 
 @pytest.mark.parametrize(
     ("reason", "message"),
     [
-        ("ErrImagePull", WORDS),
+        ("ErrImagePull", TRIED.format(port=4711)),
         (
             "ImagePullBackOff",
-            f'Back-off pulling image "registry.example.org/vllm@sha256:aa": ErrImagePull: {WORDS}',
+            f'Back-off pulling image "{IMAGE}": ErrImagePull: {TRIED.format(port=4712)}',
         ),
     ],
 )
@@ -289,9 +310,14 @@ def test_a_node_that_does_not_answer() -> None:
 
 def test_a_node_that_has_not_mounted_what_the_pod_needs() -> None:
     conditions = [condition("PodScheduled", "True"), condition("PodReadyToStartContainers", "False")]
-    waiting = pod(phase="Pending", conditions=conditions)
+    names = ("prfaas-run", "prfaas-tls", "prfaas-peers", "models", "usr", "kube-api-access-x2x4f")
+    mounts = [{"name": name, "mountPath": f"/{name}"} for name in names]
+    waiting = pod(phase="Pending", conditions=conditions, engine={"volumeMounts": mounts})
     waiting["spec"]["volumes"] = [
+        {"name": "usr", "hostPath": {"path": "/usr"}},
         {"name": "prfaas-run", "emptyDir": {}},
+        {"name": "not-mounted", "secret": {"secretName": "other"}},
+        {"name": "kube-api-access-x2x4f", "projected": {"sources": []}},
         {"name": "prfaas-tls", "secret": {"secretName": "long-prefill-tls"}},
         {"name": "prfaas-peers", "configMap": {"name": "long-prefill-peers", "optional": True}},
         {"name": "models", "persistentVolumeClaim": {"claimName": "models"}},
@@ -301,7 +327,7 @@ def test_a_node_that_has_not_mounted_what_the_pod_needs() -> None:
     assert (found.cause, found.text) == (
         PodCause.NOT_PREPARED,
         "waits for node gpu-1 to get its volumes and network ready (it mounts Secret long-prefill-tls, "
-        "PersistentVolumeClaim models)",
+        "PersistentVolumeClaim models, hostPath volume usr)",
     )
     prepared = copy.deepcopy(waiting)
     prepared["status"]["conditions"][1]["status"] = "True"

@@ -18,6 +18,7 @@ from prfaas_gateway.services import ModelRuntime, Services
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 60.0
+_SOURCES_AT_ONCE = 3
 
 
 @dataclass(slots=True)
@@ -51,6 +52,9 @@ class Models:
         self._wanted = desired.models
         for name in [name for name in self._loaded if name not in desired.models]:
             del self._loaded[name]
+        for name in list(self._trouble):
+            if name not in desired.models or not self._is_missing(desired.models[name]):
+                del self._trouble[name]
         known = {runtime.name: runtime for runtime in self._services.runtimes()}
         models: dict[str, ModelRuntime] = {}
         swapped: list[str] = []
@@ -162,8 +166,12 @@ class Models:
         return next((loaded for loaded in self._loaded.values() if loaded.digest == digest), None)
 
     def _sources(self, wanted: DesiredModel) -> list[ControlTarget]:
+        """A few of those who can give the files: others with each attempt, since some may give nothing."""
         targets = {decoder.uid: decoder.target for decoder in self._services.fleet.decoders}
-        return [target for uid in wanted.sources if (target := targets.get(uid)) is not None]
+        known = [target for uid in wanted.sources if (target := targets.get(uid)) is not None]
+        trouble = self._trouble.get(wanted.name)
+        begin = trouble.failures * _SOURCES_AT_ONCE % len(known) if trouble is not None and known else 0
+        return (known[begin:] + known[:begin])[:_SOURCES_AT_ONCE]
 
     def _note_trouble(self, wanted: DesiredModel, error: TokenizerError) -> None:
         before = self._trouble.get(wanted.name)

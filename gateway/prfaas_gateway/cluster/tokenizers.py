@@ -17,7 +17,8 @@ from prfaas_gateway.engine_report import ModelFile
 from prfaas_gateway.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
-FILE_SECONDS = 60
+SOURCE_SECONDS = 60.0
+"""For all files of one pod: other models' files wait meanwhile."""
 _READ_BYTES = 1 << 20
 
 
@@ -91,10 +92,14 @@ class TokenizerCache:
         for source in sources:
             temporary = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._folder, prefix=".part-"))
             try:
-                for file in files:
-                    sink = _appender(temporary / file.name)
-                    await asyncio.to_thread(sink, b"")
-                    await control.model_file(source, file, sink, FILE_SECONDS)
+                try:
+                    async with asyncio.timeout(SOURCE_SECONDS):
+                        for file in files:
+                            sink = _appender(temporary / file.name)
+                            await asyncio.to_thread(sink, b"")
+                            await control.model_file(source, file, sink, SOURCE_SECONDS)
+                except TimeoutError as error:
+                    raise ControlError("PeerSilent", retryable=True, blames_peer=True) from error
                 await asyncio.to_thread(_move, temporary, folder)
             except ControlError as error:
                 last = error

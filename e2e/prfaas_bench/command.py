@@ -18,6 +18,8 @@ from typing import Any
 import click
 
 from prfaas_bench import engine, gateway, sidecar
+from prfaas_bench.control_plane import measure as control_plane
+from prfaas_bench.control_plane import results as control_plane_results
 
 PAGE = Path("docs/benchmarks.md")
 _ROUNDS = 5
@@ -48,18 +50,28 @@ def _engine(rounds: int) -> tuple[str, Any]:
     return engine.table(result), asdict(result)
 
 
+def _operator(rounds: int) -> tuple[str, Any]:
+    sizes = control_plane.SIZES if rounds > _QUICK_ROUNDS else control_plane.QUICK_SIZES
+    result = asyncio.run(control_plane.measure(rounds=rounds, sizes=sizes))
+    for missed in control_plane_results.targets_missed(result):
+        click.echo(f"   target missed: {missed}", err=True)
+    return control_plane_results.table(result), asdict(result)
+
+
 PARTS = {
     "sidecar": Part("Sidecar to sidecar", "prfaas bench --only sidecar", _sidecar),
     "gateway": Part("Gateway beside a direct request", "prfaas bench --only gateway", _gateway),
     "engine": Part("Connector inside the engine", "prfaas bench --only engine", _engine),
+    "operator": Part("Operator and gateway in a cluster", "prfaas bench --only operator", _operator),
 }
 
 
 @click.command(
     epilog="""\b
 Examples:
-  prfaas bench                       everything; a quarter of an hour on two cores
-  prfaas bench --only sidecar        one part
+  prfaas bench                             everything; an hour on two cores
+  prfaas bench --only sidecar              one part
+  prfaas bench --only operator --write     one part, and its section of the page
   prfaas bench --quick --output json
 """
 )
@@ -83,7 +95,8 @@ def bench(names: tuple[str, ...], quick: bool, output: str, write: bool | None) 
     if output == "json":
         click.echo(json.dumps(figures))
     if write or (write is None and len(chosen) == len(PARTS) and not quick):
-        PAGE.write_text(page(tables, rounds))
+        known = PAGE.read_text() if PAGE.exists() and len(chosen) < len(PARTS) else ""
+        PAGE.write_text(merged(known, tables, rounds) if known else page(tables, rounds))
         click.echo(f"wrote {PAGE}", err=True)
 
 
@@ -96,7 +109,7 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "openssl": ssl.OPENSSL_VERSION,
         "prfaas": f"{importlib.metadata.version('prfaas')} {_commit()}".strip(),
-        **{name: importlib.metadata.version(name) for name in ("uvloop", "aiohttp", "xxhash")},
+        **{name: importlib.metadata.version(name) for name in ("uvloop", "aiohttp", "xxhash", "kopf")},
     }
 
 
@@ -113,8 +126,24 @@ def page(tables: dict[str, str], rounds: int) -> str:
         "",
     ]
     for name, table in tables.items():
-        lines += [f"## {PARTS[name].title}", "", f"`{PARTS[name].command}`", "", table, ""]
+        lines += _section(name, table)
     return "\n".join(lines)
+
+
+def merged(known: str, tables: dict[str, str], rounds: int) -> str:
+    """The page with new sections in place of those of the same title, or after the others."""
+    head, *others = known.rstrip("\n").split("\n## ")
+    sections = {text.partition("\n")[0]: text.rstrip("\n") for text in others}
+    about = machine()
+    for name, table in tables.items():
+        measured = f"Measured {about['date']} with prfaas {about['prfaas']}; rounds: {rounds}."
+        lines = _section(name, f"{measured}\n\n{table}")
+        sections[PARTS[name].title] = "\n".join(lines).removeprefix("## ").rstrip("\n")
+    return "\n\n## ".join((head.rstrip("\n"), *sections.values())) + "\n"
+
+
+def _section(name: str, table: str) -> list[str]:
+    return [f"## {PARTS[name].title}", "", f"`{PARTS[name].command}`", "", table, ""]
 
 
 def _cpu_model() -> str:

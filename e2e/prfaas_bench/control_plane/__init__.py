@@ -1,0 +1,1 @@
+"""What operator and gateway cost in a cluster of many pools, beside an operator of the usual style."""

@@ -99,7 +99,7 @@ class Exchange:
     async def _begin(self, account: Account, held: ExitStack) -> tuple[Answer, Attempt]:
         """An answer that has begun, from one decode engine or the next; ``held`` gets what it occupies."""
         intake = await take_in(self._services, self._request, self._endpoint, account, self.record)
-        pick = self._pick_decoder(intake)
+        pick = self._pick_decoder(intake, self._tried_decoders)
         while pick is not None:
             with ExitStack() as trying:
                 trying.enter_context(pick.engine.request())
@@ -177,6 +177,9 @@ class Exchange:
             services = self._services
             self.record.prefill_code = error.code
             others = other_prefillers(services, intake, decoder, self._tried_prefillers)
+            if not decoder.open and not self._may_move(intake, decoder):
+                # It has begun to drain: another transfer to it would be a new request, and this one is there.
+                others = []
             step = after_prefill_failure(
                 self._bounds(),
                 self._progress(),
@@ -192,11 +195,17 @@ class Exchange:
 
         return verdict
 
+    def _may_move(self, intake: Intake, decoder: Decoder) -> bool:
+        """Whether another decode engine could have the request instead."""
+        other = self._pick_decoder(intake, self._tried_decoders | {decoder.name})
+        step = after_decode_failure(self._bounds(), self._progress(), another_decode_engine=other is not None)
+        return step is Step.RETRY_DECODE
+
     def _after_decode_failure(
         self, intake: Intake, decoder: Decoder, error: DecodeError
     ) -> Pick[Decoder] | None:
         self._tried_decoders |= {decoder.name}
-        pick = self._pick_decoder(intake)
+        pick = self._pick_decoder(intake, self._tried_decoders)
         step = after_decode_failure(self._bounds(), self._progress(), another_decode_engine=pick is not None)
         self._services.metrics.ladder_steps.labels(step.value, error.code).inc()
         if step is Step.RETRY_DECODE:
@@ -214,13 +223,10 @@ class Exchange:
             min(int(seconds), 3600),
         ) from error
 
-    def _pick_decoder(self, intake: Intake) -> Pick[Decoder] | None:
+    def _pick_decoder(self, intake: Intake, tried: frozenset[str]) -> Pick[Decoder] | None:
+        services = self._services
         return pick_decoder(
-            self._services.fleet.decoders,
-            intake.model.name,
-            intake.block_hashes,
-            self._services.clock(),
-            self._tried_decoders,
+            services.fleet.decoders, intake.model.name, intake.block_hashes, services.clock(), tried
         )
 
     async def _relay(self, answer: Answer, attempt: Attempt) -> web.StreamResponse:

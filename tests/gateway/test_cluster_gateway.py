@@ -145,6 +145,33 @@ async def test_a_decode_pod_that_drains_while_its_request_waits_is_not_given_ano
         assert gateway.counted("ladder_steps_total", step="retry_decode", code="Draining") == 1
 
 
+async def test_a_draining_decode_pod_keeps_its_request_when_no_other_could_take_it(
+    cluster: ClusterWorld,
+) -> None:
+    only = await cluster.add_pod("chat-0")
+    prefills = [await cluster.add_pod(f"long-{n}", "PrefillPool") for n in range(2)]
+    await cluster.write_snapshot(ours(cluster))
+    async with cluster.gateway() as gateway:
+        await gateway.eventually_routed(*REMOTE)
+        await eventually_async(lambda: all(p.fingerprint for p in gateway.services.fleet.prefillers))
+        finish, begin = asyncio.Event(), asyncio.Event()
+        for pod in prefills:
+            pod.sidecar.prefill_scripts = [PrefillScript(status=503, finish=finish)]
+        only.engine.scripts = [Script(begin=begin)]
+        asked = len(only.engine.asked)
+        waiting = asyncio.create_task(gateway.routed())
+        await only.engine.wait_for(asked + 1)
+        await cluster.mark_drain("chat-0")
+        await gateway.eventually_open("chat-0", False)
+        finish.set()
+        await eventually_async(
+            lambda: waiting.done() or any(call[0] == "fail" for call in only.sidecar.calls)
+        )
+        begin.set()
+        assert await asyncio.wait_for(waiting, 20) == ("local", "PrefillFailed")
+        assert len(only.engine.asked) == asked + 1
+
+
 async def test_only_equal_fingerprints_exchange_kv(cluster: ClusterWorld) -> None:
     await cluster.add_pod("chat-0")
     old = await cluster.add_pod("long-old", "PrefillPool", fingerprint=OTHER_FINGERPRINT)

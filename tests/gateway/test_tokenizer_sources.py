@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class NoFiles:
         """Nothing is kept."""
 
 
+def has_been_asked(cache: NoFiles, times: int) -> bool:
+    """Whether so many attempts have been made."""
+    return len(cache.attempts) == times
+
+
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     services = bare_services(tmp_path)
@@ -89,11 +95,9 @@ World = tuple[Models, NoFiles, Callable[[str | None], None], Callable[[], None]]
 
 async def test_pods_that_give_nothing_are_asked_in_turn_and_few_at_a_time(world: World) -> None:
     cache, desire, later = world[1:]
-    seen: list[list[str]] = []
-    for _ in range(3):
+    for attempts in range(1, 4):
         desire("files")
-        await eventually_async(lambda: len(cache.attempts) > len(seen))
-        seen = list(cache.attempts)
+        await eventually_async(functools.partial(has_been_asked, cache, attempts))
         later()
     assert [len(attempt) for attempt in cache.attempts] == [3, 3, 3]
     assert len({source for attempt in cache.attempts for source in attempt}) == 9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,6 @@ from typing import Any
 import kopf
 
 from prfaas.api import keys
-from prfaas.api.v1alpha1 import ConditionStatus, PoolStatus
 from prfaas.kube import errors
 from prfaas.kube.client import KubeClient
 from prfaas.kube.connect import configuration_loader, own_namespace
@@ -405,9 +405,9 @@ class Operator:
         counts: dict[tuple[str, ...], float] = {}
         for kind in (keys.PREFILL_POOL, keys.DECODE_POOL):
             for fact in self.store.custom(kind):
-                status = PoolStatus.model_validate_json(fact.value.status)
-                for condition in status.conditions:
-                    place = (kind, condition.type, ConditionStatus(condition.status).value)
+                # As it is stored: a status of another version must not keep all metrics from being read.
+                for condition in json.loads(fact.value.status).get("conditions") or ():
+                    place = (kind, str(condition.get("type")), str(condition.get("status")))
                     counts[place] = counts.get(place, 0.0) + 1.0
         yield from counts.items()
 

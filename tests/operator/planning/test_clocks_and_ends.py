@@ -138,7 +138,7 @@ def test_a_pool_that_is_made_anew_waits_for_what_the_earlier_one_left() -> None:
 
 
 def test_a_deployment_whose_engines_load_for_an_hour_is_not_called_stuck() -> None:
-    """After Kubernetes' ten minutes GitOps tools show it as degraded, and KubeDeploymentRolloutStuck pages."""
+    """After Kubernetes' ten minutes GitOps tools show it as degraded, and alerts page."""
     plan = plan_pool(observed(), SETTINGS, NOW)
     [made] = [
         action.manifest

@@ -37,7 +37,7 @@ def place(
     """Decide local or remote, and pick the prefill engine."""
     decoder, model = pick.engine, intake.model
     policy, now = decoder.route(model.name), services.clock()
-    prompt = _policy_prompt(intake, pick.matched_blocks * model.block_tokens)
+    prompt = _policy_prompt(intake, pick.matched_blocks * model.block_tokens, policy.threshold_tokens)
     healthy = healthy_prefillers(services.fleet.prefillers, model.name, now, tried, policy.prefill_pools)
     compatible = compatible_prefillers(healthy, decoder, policy)
     decision = decide(
@@ -83,8 +83,11 @@ def _tokenizes_alike(decoder: Decoder, model: ModelRuntime) -> bool:
     return decoder.tokenizer_agrees.get(model.name, True)
 
 
-def _policy_prompt(intake: Intake, matched_tokens: int) -> Prompt:
+def _policy_prompt(intake: Intake, matched_tokens: int, threshold_tokens: int | None) -> Prompt:
     if intake.prompt is not None:
         return Prompt(intake.stays_local, intake.prompt.tokens, matched_tokens)
     most = intake.prepared.most_tokens if isinstance(intake.prepared, ShortPrompt) else 0
+    if threshold_tokens is not None:
+        # It was not worth tokenising under the threshold that held when it came, so it cannot be remote now.
+        most = min(most, threshold_tokens)
     return Prompt(intake.stays_local, most, 0)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prfaas.routing import Reason, Route
 from prfaas_gateway.cluster.living import apply
 from prfaas_gateway.cluster.membership import desired_fleet
 from prfaas_gateway.cluster.pods import Pod
@@ -18,8 +19,11 @@ from prfaas_gateway.cluster.policy import pools_of
 from prfaas_gateway.cluster.store import StateError, Store
 from prfaas_gateway.command import build_services, close_services
 from prfaas_gateway.config import Config
-from prfaas_gateway.fleet import Decoder, compatible_prefillers, healthy_prefillers, pick_decoder
-from prfaas_gateway.services import Services
+from prfaas_gateway.fleet import Decoder, Pick, compatible_prefillers, healthy_prefillers, pick_decoder
+from prfaas_gateway.intake import Intake
+from prfaas_gateway.placement import place
+from prfaas_gateway.prompt import ShortPrompt
+from prfaas_gateway.services import ModelRuntime, Services
 from prfaas_gateway.standing import observe
 from tests.gateway.cluster_values import (
     FINGERPRINT,
@@ -261,3 +265,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match="file"):
         Store(tmp_path / "file" / "state").prepare()
+
+
+@pytest.mark.parametrize("mode", ["Enforce", "Observe"])
+async def test_a_prompt_that_was_short_when_it_came_is_short_under_a_new_route_too(
+    services: Services, mode: str
+) -> None:
+    pools = pools_of(snapshot(decode_target("chat", route=route(threshold_tokens=100, mode=mode))))
+    pods = [pod("a"), pod("b", "long", "PrefillPool")]
+    apply(services, desired_fleet(pools, pods, {"uid-a": report(), "uid-b": report()}))
+    services.control = object()  # type: ignore[assignment]
+    model = ModelRuntime("chat", (), 16, 4096, None, threshold_tokens=4000)
+    nothing: Any = None
+    # Not tokenised, since it could not be longer than the threshold that held then.
+    intake = Intake(nothing, nothing, model, ShortPrompt(3000), None)
+    placement = place(services, intake, Pick(only_decoder(services), 0), frozenset(), "id")
+    services.control = None
+    assert (placement.decision.route, placement.prefiller) == (Route.LOCAL, None)
+    assert placement.decision.reason is Reason.UNDER_THRESHOLD

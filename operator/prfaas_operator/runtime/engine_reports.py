@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 HEALTH_PORT = 7402
 ASK_SECONDS = 3.0
 ANSWER_BYTES = 256 * 1024
+FINGERPRINT_CHARACTERS = 128
 AT_ONCE = 16
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 30.0
@@ -163,11 +164,15 @@ def read_report(body: bytes) -> EngineReport:
     answer: Any = json.loads(body)
     if not isinstance(answer, dict) or answer.get("version") != 1:
         raise ValueError("the answer is no status of version 1")
+    fingerprint = _text(answer.get("fingerprint"))
+    if fingerprint is not None and len(fingerprint) > FINGERPRINT_CHARACTERS:
+        # A status could not hold it, and every pass over the pool would fail.
+        raise ValueError(f"the fingerprint has {len(fingerprint)} characters, which none has")
     models = answer.get("served_models")
     fields = answer.get("fingerprint_fields")
     return EngineReport(
         engine_connected=bool(answer.get("engine_connected")),
-        fingerprint=_text(answer.get("fingerprint")),
+        fingerprint=fingerprint,
         role=_text(answer.get("role")),
         block_tokens=_count(answer.get("block_tokens")),
         max_model_tokens=_count(answer.get("max_model_tokens")),

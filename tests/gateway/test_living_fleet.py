@@ -110,6 +110,16 @@ def only_decoder(services: Services) -> Decoder:
     return decoder
 
 
+@pytest.mark.parametrize("model", ["/models/chat", "a chat", "m" * 256, "模型", "-", "a\nb"])
+async def test_whatever_name_the_api_takes_for_a_model_is_served(services: Services, model: str) -> None:
+    pools = pools_of(snapshot(model=model))
+    pods = [pod("a"), pod("b", "long", "PrefillPool", ip="2001:db8::1")]
+    apply(services, desired_fleet(pools, pods, {"uid-a": report(), "uid-b": report()}))
+    assert pick_decoder(services.fleet.decoders, model, (), now=0) is not None
+    assert healthy_prefillers(services.fleet.prefillers, model, 0)
+    assert services.fleet.prefillers[0].target.url.host == "2001:db8::1"
+
+
 async def test_a_member_that_stays_keeps_its_counters_index_and_requests(services: Services) -> None:
     apply(services, desired_fleet(POOLS, [pod("a")], {}))
     decoder = only_decoder(services)

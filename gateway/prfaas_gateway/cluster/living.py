@@ -118,7 +118,9 @@ def _differs(engine: PrefillEngine, wanted: DesiredPrefiller) -> bool:
 
 
 def _decode_engine(wanted: DesiredDecoder) -> DecodeEngine:
-    return DecodeEngine(
+    # Not validated: rules for what people write in a configuration are narrower than the API's, and one pool
+    # with a model named as no configuration would must not end the gateway of all.
+    return DecodeEngine.model_construct(
         name=wanted.name,
         url=wanted.url,
         control=wanted.control,
@@ -128,7 +130,7 @@ def _decode_engine(wanted: DesiredDecoder) -> DecodeEngine:
 
 
 def _prefill_engine(wanted: DesiredPrefiller) -> PrefillEngine:
-    return PrefillEngine(
+    return PrefillEngine.model_construct(
         name=wanted.name,
         control=wanted.control,
         kv_address=wanted.kv_address,

@@ -51,13 +51,13 @@ def of_conditions(before: Iterable[Condition], after: Iterable[Condition]) -> li
         type_ = EventType.NORMAL if condition.status is good else EventType.WARNING
         message = f"{condition.type}={condition.status}: {condition.message}"
         events.append(Event(type_, condition.reason, message[:MESSAGE_MAX_CHARACTERS]))
-    told = {
-        condition.reason for condition in found if _TOLD.get(condition.type) not in (None, condition.status)
-    }
     stalled, was = find(found, ConditionType.STALLED), find(stored, ConditionType.STALLED)
-    if stalled is None or stalled.status is not ConditionStatus.TRUE or stalled.reason in told:
+    if stalled is None or stalled.status is not ConditionStatus.TRUE:
         return events
-    # One instance of many may fail while the pool has enough of them.
+    if any(event.reason == stalled.reason for event in events):
+        return events
+    # What was told when it was new may have turned out to last, and one instance of many may fail while the
+    # pool has enough of them.
     if was is None or (was.status, was.reason) != (stalled.status, stalled.reason):
         message = f"{stalled.type}={stalled.status}: {stalled.message}"
         events.append(Event(EventType.WARNING, stalled.reason, message[:MESSAGE_MAX_CHARACTERS]))

@@ -125,6 +125,18 @@ def test_one_kill_is_told_and_does_not_stall() -> None:
     assert world.condition("WorkloadsAvailable") == ("False", "Restarting")
 
 
+def test_a_trouble_that_turns_out_to_last_is_a_second_event() -> None:
+    world = starting()
+    with_trouble(world, container("engine", killed()))
+    (first,) = world.step().events
+    with_trouble(world, OOM_LOOP)
+    (second,) = world.step().events
+    assert (first.reason, second.reason) == ("OOMKilled", "OOMKilled")
+    assert "restarted" not in first.message
+    assert second.message.startswith("Stalled=True: Pod ")
+    assert "OOMKilled (limit 3Gi), restarted 2 times" in second.message
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prfaas_operator.planning.actions import ApplyChild, ScaleChild
+from prfaas_operator.planning.actions import ApplyChild, MarkPods, ScaleChild
 from prfaas_operator.planning.drain import GATEWAYS_SEE_SECONDS
 from prfaas_operator.planning.pool import plan_pool
 from prfaas_operator.planning.values import ObservedDeployment, ObservedPod
@@ -35,11 +36,13 @@ class Watch:
 
 @dataclass
 class Lagging:
-    """The cluster is `world`; a pass sees what the two watches have brought."""
+    """The cluster is `world`; a pass sees what two watches have brought, and the answers to own writes."""
 
     world: World
     deployments: Watch = field(init=False)
     pods: Watch = field(init=False)
+    answers: dict[str, tuple[int, ObservedPod]] = field(default_factory=dict)
+    known_ready: set[str] = field(default_factory=set)
     killed_unmarked: list[str] = field(default_factory=list)
     waits: bool = False
 
@@ -57,22 +60,36 @@ class Lagging:
         self.deployments.record(self._deployments())
         self.pods.record(self._pods())
 
+    def _seen_pods(self) -> Iterator[ObservedPod]:
+        """What the watch has brought, or a newer answer to a mark."""
+        for name, pod in self.pods.versions[self.pods.seen].items():
+            version, answer = self.answers.get(name, (-1, pod))
+            yield answer if version > self.pods.seen else pod
+
     def pass_(self) -> bool:
         """One pass of the operator; whether it did anything."""
         world = self.world
         view = replace(
             world.pool,
             deployments=tuple(self.deployments.versions[self.deployments.seen].values()),
-            pods=tuple(self.pods.versions[self.pods.seen].values()),
+            pods=tuple(self._seen_pods()),
         )
         plan = plan_pool(view, SETTINGS, world.now, world.injector)
         for action in plan.actions:
             actual = self._deployments().get(getattr(action, "name", ""))
-            if isinstance(action, ApplyChild | ScaleChild) and actual is not None:
-                if action.resource_version != actual.resource_version:
-                    break
+            guarded = isinstance(action, ApplyChild | ScaleChild) and actual is not None
+            if guarded and action.resource_version != actual.resource_version:
+                break
             world._carry_out(action)
             self.record()
+            if isinstance(action, ScaleChild) and action.replicas < action.replicas_before:
+                # Nobody can be told of one that has become ready unseen; its preStop waits for what runs.
+                self.known_ready = {each.uid for each in view.pods if each.ready}
+            if isinstance(action, MarkPods):
+                version, there = len(self.pods.versions) - 1, self._pods()
+                self.answers |= {
+                    mark.name: (version, there[mark.name]) for mark in action.marks if mark.name in there
+                }
             if isinstance(action, ApplyChild):
                 self.deployments.bring(EVERYTHING)
         if plan.status is not None:
@@ -100,7 +117,7 @@ class Lagging:
                 )
             )
             for each in mine[: max(0, len(mine) - deployment.replicas)]:
-                if each.ready and not self._was_seen_to_drain(each):
+                if each.uid in self.known_ready and not self._was_seen_to_drain(each):
                     self.killed_unmarked.append(each.name)
                 ends = world.now + timedelta(seconds=150)
                 pods[pods.index(each)] = replace(each, deletion_ends_at=ends)

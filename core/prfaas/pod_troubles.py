@@ -83,6 +83,7 @@ class ContainerTrouble:
     Attributes:
         text: for people, begins with the container.
         lasting: it will not mend itself.
+        over: the container is ready again.
         at: when it ended last, None when it did not.
     """
 
@@ -92,6 +93,7 @@ class ContainerTrouble:
     lasting: bool = False
     restarts: int = 0
     at: datetime | None = None
+    over: bool = False
 
 
 class PodCause(StrEnum):
@@ -116,7 +118,7 @@ class PodTrouble:
 
 
 def container_troubles(pod: Json) -> tuple[ContainerTrouble, ...]:
-    """What its containers suffer from, or suffered from before they ran again; in the pod's order."""
+    """What its containers suffer from, or suffered from before they were ready again; in the pod's order."""
     status = pod.get("status") or {}
     specs = dict(_containers(pod.get("spec") or {}))
     regular = status.get("containerStatuses") or ()
@@ -198,25 +200,27 @@ def _image(state: Json, spec: Json, reason: str, message: str) -> ContainerTroub
 def _not_made(state: Json, reason: str, message: str) -> ContainerTrouble:
     words = in_one_line(_NOISE_ABOUT_STARTS.sub("", message.strip()))
     text = f"container `{state['name']}`: {reason}{': ' if words else ''}{words}"
-    return ContainerTrouble(state["name"], Cause.CREATION, text, lasting=True)
+    over = bool(state.get("ready"))
+    return ContainerTrouble(state["name"], Cause.CREATION, text, lasting=not over, over=over)
 
 
 def _ended(state: Json, spec: Json, last: Json, *, backing_off: bool) -> ContainerTrouble:
     name, restarts = state["name"], int(state.get("restartCount") or 0)
     at, began = _time(last.get("finishedAt")), _time(last.get("startedAt"))
     short = at is not None and began is not None and (at - began).total_seconds() < SHORT_RUN_SECONDS
-    lasting = restarts >= RESTARTS_OF_A_LOOP and (backing_off or short)
+    over = bool(state.get("ready"))
+    lasting = not over and restarts >= RESTARTS_OF_A_LOOP and (backing_off or short)
     again = f", restarted {restarts} time{'s' if restarts > 1 else ''}" if restarts else ""
     if last.get("reason") == "OOMKilled":
         limit = ((spec.get("resources") or {}).get("limits") or {}).get("memory")
         kept = f"limit {limit}" if limit else "it has no limit: its node ran out of memory"
         text = f"container `{name}` OOMKilled ({kept}){again}"
-        return ContainerTrouble(name, Cause.OUT_OF_MEMORY, text, lasting, restarts, at)
+        return ContainerTrouble(name, Cause.OUT_OF_MEMORY, text, lasting, restarts, at, over)
     words = in_one_line(_quotable(spec, last))
     how = f"ended with {_exit(last)}" if last else "keeps ending (CrashLoopBackOff)"
     how += f": {words}" if words else ""
     text = f"container `{name}` {how}{again}"
-    return ContainerTrouble(name, Cause.ENDED, text, lasting, restarts, at)
+    return ContainerTrouble(name, Cause.ENDED, text, lasting, restarts, at, over)
 
 
 def _exit(last: Json) -> str:

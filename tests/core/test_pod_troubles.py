@@ -83,6 +83,14 @@ def test_out_of_memory_reads_the_same_in_each_state_of_its_loop(current: Json, l
     assert (found.cause, found.text, found.lasting) == (Cause.OUT_OF_MEMORY, OOM, True)
 
 
+def test_what_is_over_no_longer_lasts_and_is_not_forgotten() -> None:
+    sidecar = state("prfaas-sidecar", RUNNING)
+    again = state("engine", RUNNING, last=ended("OOMKilled", 137), restarts=2, ready=True)
+    unready, before = container_troubles(pod(sidecar, again))
+    assert (unready.cause, unready.over) == (Cause.NOT_READY, False)
+    assert (before.text, before.lasting, before.over) == (OOM, False, True)
+
+
 def test_out_of_memory_without_a_limit_is_the_nodes() -> None:
     (found,) = container_troubles(pod(state("engine", ended("OOMKilled", 137)), engine={"resources": {}}))
     assert found.text == "container `engine` OOMKilled (it has no limit: its node ran out of memory)"

@@ -189,7 +189,9 @@ def pod(body: Object) -> Fact[PodValue]:
     value = PodValue(
         observed=observed,
         address=status.get("podIP") or "",
-        troubles=() if observed.ready else container_troubles(body),
+        troubles=()
+        if observed.ready
+        else tuple(trouble for trouble in container_troubles(body) if not trouble.over),
         restarts=tuple(
             (state["name"], count) for state in states if (count := int(state.get("restartCount") or 0))
         ),

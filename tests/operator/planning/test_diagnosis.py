@@ -200,6 +200,15 @@ def test_a_sidecar_that_is_not_ready_beside_a_ready_engine() -> None:
     assert world.condition("Stalled")[0] == "False"
 
 
+def test_an_engine_that_has_recovered_is_not_to_blame_for_its_sidecar() -> None:
+    world = starting()
+    recovered = container("engine", RUNS, restarts=4, last=killed(), ready=True)
+    with_trouble(world, container("prfaas-sidecar", RUNS), recovered)
+    world.step()
+    assert world.condition("WorkloadsAvailable") == ("False", "SidecarNotReady")
+    assert "OOMKilled" not in world.message("WorkloadsAvailable")
+
+
 def test_one_that_fails_among_enough_is_stalled_and_an_event() -> None:
     world = settled(replicas=2)
     with_trouble(world, SIDECAR_LOOP)

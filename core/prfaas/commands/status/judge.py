@@ -221,10 +221,11 @@ def _pod_state(pod: Object) -> tuple[EndpointState, str]:
     if drain_since:
         return EndpointState.DRAINING, f"since {drain_since}"
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
-    of_containers = sorted(container_troubles(pod), key=lambda each: not each.lasting)
-    words = "; ".join(f"{each.text}{_last(each)}" for each in of_containers)
+    suffered = sorted(container_troubles(pod), key=lambda each: not each.lasting)
     if conditions.get("Ready", {}).get("status") == "True":
-        return EndpointState.READY, words
+        return EndpointState.READY, _words(suffered)
+    of_containers = [each for each in suffered if not each.over]
+    words = _words(of_containers)
     if any(each.lasting for each in of_containers):
         return EndpointState.FAILING, words
     scheduled = conditions.get("PodScheduled", {})
@@ -238,8 +239,10 @@ def _pod_state(pod: Object) -> tuple[EndpointState, str]:
     return state, words or of_pod
 
 
-def _last(trouble: ContainerTrouble) -> str:
-    return f", last at {_clock(trouble.at)}" if trouble.at is not None else ""
+def _words(troubles: Sequence[ContainerTrouble]) -> str:
+    return "; ".join(
+        f"{each.text}, last at {_clock(each.at)}" if each.at is not None else each.text for each in troubles
+    )
 
 
 def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:

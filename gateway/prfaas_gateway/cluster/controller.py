@@ -66,6 +66,7 @@ class Controller:
         self._changed = asyncio.Event()
         self._to_save = asyncio.Event()
         self._allowed: frozenset[str] = frozenset()
+        self._allowing_again: asyncio.TimerHandle | None = None
         self._models = Models(
             services,
             TokenizerCache(settings.state_dir / "tokenizers", settings.max_tokenizer_bytes),
@@ -230,16 +231,21 @@ class Controller:
 
     async def _allow(self, identities: frozenset[str]) -> None:
         credentials = self._services.credentials
-        if credentials is None or identities == self._allowed:
+        if credentials is None or identities == self._allowed or self._allowing_again is not None:
             return
         try:
             await asyncio.to_thread(credentials.allow, identities)
         except (OSError, ssl.SSLError) as error:
             # Until then pools that are new stay without remote prefill.
             _log.error("certificates cannot be used for new pools", extra={"reason": type(error).__name__})
-            asyncio.get_running_loop().call_later(_ALLOW_AGAIN_SECONDS, self._changed.set)
+            loop = asyncio.get_running_loop()
+            self._allowing_again = loop.call_later(_ALLOW_AGAIN_SECONDS, self._allow_again)
             return
         self._allowed = identities
+
+    def _allow_again(self) -> None:
+        self._allowing_again = None
+        self._changed.set()
 
     def _ask(self, members: Iterable[Decoder | Prefiller]) -> None:
         """Have members probed of which nothing recent is known, without waiting for the next round."""

@@ -25,9 +25,10 @@ def no_log_file(monkeypatch: pytest.MonkeyPatch) -> None:
 class HalfAnApi:
     """Lists are answered; each watch fails, after an event if it is to bring one."""
 
-    def __init__(self, error: errors.KubeError, *, with_event: bool = False) -> None:
+    def __init__(self, error: errors.KubeError, *, with_event: bool = False, opens: bool = False) -> None:
         self._error = error
         self._with_event = with_event
+        self._opens = opens or with_event
         self.lists = 0
 
     async def pages(self, *_: Any, **__: Any) -> AsyncIterator[Page]:
@@ -37,12 +38,13 @@ class HalfAnApi:
 
     @asynccontextmanager
     async def watch(self, *_: Any, **__: Any) -> AsyncIterator[AsyncIterator[WatchEvent]]:
-        if not self._with_event:
+        if not self._opens:
             raise self._error
         yield self._events()
 
     async def _events(self) -> AsyncIterator[WatchEvent]:
-        yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": "7"}})
+        if self._with_event:
+            yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": "7"}})
         raise self._error
 
 
@@ -100,3 +102,29 @@ async def test_a_watch_that_brought_something_starts_the_pauses_anew(monkeypatch
         HalfAnApi(errors.ServerFailed("no"), with_event=True), monkeypatch, 4
     )
     assert waited[:4] == [1, 1, 1, 1]
+
+
+async def test_a_watch_that_something_cuts_when_it_is_idle_is_opened_again_without_growing_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A proxy that gives an idle connection less time than bookmarks take: nothing is lost, and nothing ill.
+    monkeypatch.setattr(reflect, "LONG_ENOUGH_SECONDS", 0.0)
+    waited, _ = await failures_waited_for(HalfAnApi(errors.Unreachable("cut"), opens=True), monkeypatch, 4)
+    assert waited[:4] == [1, 1, 1, 1]
+
+
+async def test_a_watch_that_is_cut_at_once_is_opened_with_growing_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited, _ = await failures_waited_for(HalfAnApi(errors.Unreachable("cut"), opens=True), monkeypatch, 4)
+    assert waited[:4] == [1, 2, 3, 4]
+
+
+def test_those_whom_a_server_tells_the_same_time_do_not_all_come_at_that_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = errors.TooManyRequests("busy", retry_after_seconds=10)
+    pauses = {reflect._pause_seconds(error, 1) for _ in range(20)}
+    assert min(pauses) >= 10
+    assert max(pauses) <= 15
+    assert len(pauses) == 20

@@ -23,6 +23,8 @@ SILENT_SECONDS = 70.0
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 15.0
 LONGEST_LIST_SECONDS = 60.0
+# A watch that was open for so long has worked, although nothing came: something on the way cuts idle ones.
+LONG_ENOUGH_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ async def reflect(
     # Watches in a row that brought nothing. Lists that work neither shorten the pauses nor hide why.
     fruitless = 0
     while True:
-        watching = False
+        watching, began_seconds = False, float("inf")
         try:
             if version is None:
                 objects, version = await _list(api, resource, slim, namespace, label_selector, field_selector)
@@ -147,6 +149,8 @@ async def reflect(
             fruitless = 0
         except errors.KubeError as error:
             fruitless += watching
+            if isinstance(error, errors.Unreachable) and loop.time() - began_seconds >= LONG_ENOUGH_SECONDS:
+                fruitless = contact.failures = 0
             if isinstance(error, errors.Gone):
                 version = None
                 if contact.failures == 0:
@@ -200,4 +204,6 @@ def _pause_seconds(error: errors.KubeError, failures: int) -> float:
     pause = backoff_seconds(
         failures, chance, first_seconds=FIRST_BACKOFF_SECONDS, longest_seconds=LONGEST_BACKOFF_SECONDS
     )
-    return max(pause, min(error.retry_after_seconds or 0.0, 2 * LONGEST_BACKOFF_SECONDS))
+    wanted = min(error.retry_after_seconds or 0.0, 2 * LONGEST_BACKOFF_SECONDS)
+    # A server tells all the same time, and would have all of them at that time.
+    return max(pause, wanted * (1 + 0.5 * chance))

@@ -16,6 +16,9 @@ from prfaas_operator.planning.pods import is_alive, is_not_prepared
 from prfaas_operator.planning.values import ObservedDeployment, ObservedPod, PoolKey
 
 CONTAINERS_NAMED_MAX = 2
+REFUSAL_MAX_CHARACTERS = 800
+"""Pod Security names each container and each field."""
+
 SUCCESSION_SECONDS = 60.0
 """A pod that is made within this time of another's loss is its successor."""
 
@@ -130,7 +133,7 @@ def _rejections(deployments: Iterable[ObservedDeployment], revision: str | None)
                 _Weight.REJECTED,
                 Reason.PODS_REJECTED,
                 f"Deployment {each.name}",
-                f": the API server refuses its pods: {in_one_line(each.failure)}",
+                f": the API server refuses its pods: {in_one_line(each.failure, REFUSAL_MAX_CHARACTERS)}",
                 "Correct spec.workload.template, or the rule of the cluster that forbids such pods",
             )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ PREFIX = f"{keys.GROUP}/"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OWN_MANAGERS = frozenset({keys.MANAGER_CHILDREN, keys.MANAGER_SCALE, keys.MANAGER_STATUS})
+# In the words of a refusal, different at each try; a message that changes is a status to write.
+_MADE_UP_NAME = re.compile(r'(\b[Pp]ods? "[a-z0-9.-]+-)[a-z0-9]{5}"')
 OTHERS_BY_RIGHT = frozenset({"kube-controller-manager"})
 
 
@@ -222,7 +225,7 @@ def deployment(body: Object) -> Fact[ObservedDeployment]:
         created_at=_time(about.get("creationTimestamp")) or EPOCH,
         is_current=int(status.get("observedGeneration") or 0) >= int(about.get("generation") or 0),
         deleted=about.get("deletionTimestamp") is not None,
-        failure=failure,
+        failure=_MADE_UP_NAME.sub(r'\1…"', failure),
         recorded_owned_fields=recorded,
         actual_owned_fields=actual,
         taken_over_by=other_managers(managed) if recorded != actual else "",

@@ -361,3 +361,18 @@ def test_at_most_a_few_fields_are_named() -> None:
     told = difference(many, {"f0": "1"}, one_has="here", other_has="there")
     assert told.startswith("; they differ in f1 (1 here, nothing there), f2 ")
     assert told.endswith(" and 1 more")
+
+
+def test_a_refusal_reads_the_same_at_each_try() -> None:
+    def seen(pod: str) -> str:
+        message = f'pods "{pod}" is forbidden: error looking up service account "team-alpha"'
+        body = {
+            "metadata": {"name": "long-1a2b", "uid": "u", "resourceVersion": "1"},
+            "status": {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": message}]},
+        }
+        return facts.deployment(body).value.failure
+
+    assert seen("long-1a2b-7599d7dd76-dtq6m") == seen("long-1a2b-7599d7dd76-67ws6")
+    assert seen("long-1a2b-7599d7dd76-dtq6m") == (
+        'pods "long-1a2b-7599d7dd76-…" is forbidden: error looking up service account "team-alpha"'
+    )

@@ -124,7 +124,8 @@ class OperatorConfig(_Part):
     kubeconfig: str | None = None
     context: str | None = None
     gateway_name: DnsLabel = "prfaas-gateway"
-    certificate_seconds: int = Field(default=30 * 86_400, ge=60)
+    # Renewed after two thirds, of which five minutes are for clocks that lag: less had no end.
+    certificate_seconds: int = Field(default=30 * 86_400, ge=600)
     leader_election: LeaderElection = LeaderElection()
     queue: Queue = Queue()
     health: Health = Health()

@@ -51,6 +51,15 @@ class Authority:
         """SHA-256 of its certificate."""
         return authority_id(self.pem)
 
+    @property
+    def ends_at(self) -> datetime:
+        return self.certificate.not_valid_after_utc
+
+    def data(self) -> dict[str, str]:
+        """Itself, as the data of a Secret (base64)."""
+        pem = _base64(self.pem)
+        return {CERTIFICATE: pem, KEY: _base64(_key_pem(self.key)), AUTHORITY: pem}
+
     def issue(self, identity: str, *, valid: timedelta, now: datetime) -> dict[str, str]:
         """A new key and a certificate for both ends of TLS, as the data of a Secret (base64)."""
         key = ec.generate_private_key(ec.SECP256R1())

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from prfaas.api import keys
 from prfaas.api.keys import PoolKind
@@ -41,6 +41,7 @@ class FleetKey:
 
 FLEET = FleetKey()
 POOL_KINDS: tuple[PoolKind, ...] = (keys.PREFILL_POOL, keys.DECODE_POOL)
+LEAST_LIFE = timedelta(minutes=10)
 LABELS = {keys.LABEL_MANAGED_BY: keys.MANAGED_BY}
 
 
@@ -79,11 +80,7 @@ class Fleet:
             KubeError: the API server could not be asked.
             AuthorityUnusable: the Secret is there and holds none.
         """
-        if self._executor.authority is None:
-            authority = await self._authority()
-            self._executor.authority = authority
-            self._observer.authority_id = authority.id
-            self._authority_known()
+        await self._know_authority()
         try:
             known = await self._api.get(SECRETS, self._namespace, keys.GATEWAY_TLS_SECRET)
             self._store.own_secrets.put(secret(known))
@@ -103,33 +100,66 @@ class Fleet:
         try:
             await self.prepare()
         except AuthorityUnusable as error:
+            # What gateways are told does not hang on it.
+            await self._tell_gateways(now)
             raise RetryLater(str(error), 30.0) from error
         due_seconds = await self._certify(now)
         await self._tell_gateways(now)
         return min(resync_seconds, due_seconds)
 
-    async def _authority(self) -> Authority:
+    async def _know_authority(self) -> None:
+        """Use the stored authority. Asked each time: somebody may have deleted it, or put another there.
+
+        Raises:
+            AuthorityUnusable: there is none to sign with.
+        """
+        held = self._executor.authority
+        try:
+            stored = await self._authority(held)
+        except AuthorityUnusable as error:
+            if held is not None and not _ends(held):
+                logger.warning("%s; the one in memory is used on, until this process ends", error)
+                return
+            self._executor.authority, self._observer.authority_id = None, ""
+            raise
+        if held is None or held.id != stored.id:
+            self._executor.authority, self._observer.authority_id = stored, stored.id
+            self._authority_known()
+
+    async def _authority(self, held: Authority | None) -> Authority:
         source = f"Secret {self._namespace}/{keys.CA_SECRET}"
         try:
             body = await self._api.get(SECRETS, self._namespace, keys.CA_SECRET)
         except errors.NotFound:
-            body = await self._make_authority()
-        return certificates.load_authority(body.get("data") or {}, source=source)
+            body = await self._make_authority(held)
+        stored = certificates.load_authority(body.get("data") or {}, source=source)
+        if _ends(stored):
+            raise AuthorityUnusable(
+                f"{source}: it ends at {stored.ends_at:%Y-%m-%dT%H:%M:%SZ}: put another there"
+            )
+        return stored
 
-    async def _make_authority(self) -> Object:
+    async def _make_authority(self, held: Authority | None) -> Object:
+        """Made anew, or the one in memory put back: a new one would be strange to every pod that runs."""
+        made = (
+            held.data()
+            if held is not None
+            else certificates.new_authority(self._region, now=datetime.now(UTC))
+        )
         body: Object = {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"namespace": self._namespace, "name": keys.CA_SECRET, "labels": LABELS},
             "type": "kubernetes.io/tls",
-            "data": certificates.new_authority(self._region, now=datetime.now(UTC)),
+            "data": made,
         }
         try:
-            made = await self._api.create(SECRETS, body)
+            answer = await self._api.create(SECRETS, body)
         except errors.AlreadyExists:
             return await self._api.get(SECRETS, self._namespace, keys.CA_SECRET)
-        logger.info("the region's authority was made: Secret %s/%s", self._namespace, keys.CA_SECRET)
-        return made
+        what = "made" if held is None else "put back"
+        logger.warning("the region's authority was %s: Secret %s/%s", what, self._namespace, keys.CA_SECRET)
+        return answer
 
     async def _certify(self, now: datetime) -> float:
         """Issue the gateways' certificate when it is due; seconds until it is due again."""
@@ -188,6 +218,11 @@ class Fleet:
             return Snapshot.from_json(body["data"][keys.GATEWAY_POLICY_KEY]).computed_revision()
         except (errors.NotFound, KeyError, TypeError, ValueError):
             return ""
+
+
+def _ends(authority: Authority) -> bool:
+    """What it would sign could not be used for long enough to be renewed."""
+    return authority.ends_at - datetime.now(UTC) < LEAST_LIFE
 
 
 def _key(kind: PoolKind, fact: Fact[CustomValue]) -> PoolKey:

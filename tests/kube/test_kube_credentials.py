@@ -14,11 +14,12 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 
 from prfaas.kube import errors, transport
+from prfaas.kube.api import Call
 from prfaas.kube.client import KubeClient
 from prfaas.kube.connect import NoCluster
 from prfaas.kube.reflect import Contact, reflect
 from prfaas.kube.resources import CONFIG_MAPS
-from prfaas.kube.transport import Transport
+from prfaas.kube.transport import Request, Transport
 from tests.helpers import eventually_async
 
 
@@ -159,3 +160,26 @@ async def test_credentials_that_take_too_long_end_with_the_call(
     server.token, login.load_waits = "second", asyncio.Event()
     with pytest.raises(errors.KubeError):
         await asyncio.wait_for(client.list(CONFIG_MAPS, "a", deadline_seconds=0.3), 5)
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "told"),
+    [
+        ("GET", errors.Unreachable("refused"), errors.Unreachable),
+        # The second attempt may have taken effect, which matters more than why the first did not.
+        ("POST", errors.TooManyRequests("busy", status=429), errors.DeadlineExceeded),
+    ],
+)
+async def test_a_deadline_that_ends_the_last_of_several_attempts_does_not_hide_why_there_were_several(
+    monkeypatch: pytest.MonkeyPatch, login: Login, method: str, first: errors.KubeError, told: type[Exception]
+) -> None:
+    outcomes = iter([first, errors.DeadlineExceeded("no answer")])
+
+    async def attempt(*_: Any) -> bytes:
+        raise next(outcomes)
+
+    made = Transport(login)
+    monkeypatch.setattr(made, "_attempt", attempt)
+    write = Call("create", CONFIG_MAPS, "a", "b") if method == "POST" else None
+    with pytest.raises(told):
+        await made.read(Request(method, "/", "try", write=write), 5.0)

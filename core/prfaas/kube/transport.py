@@ -106,6 +106,7 @@ class Transport:
         loop = asyncio.get_running_loop()
         ends_at_seconds = loop.time() + deadline_seconds
         failures = 0
+        before: errors.KubeError | None = None
         reloaded = False
         while True:
             try:
@@ -115,7 +116,11 @@ class Transport:
                     raise
                 reloaded = True
             except errors.KubeError as error:
+                if before is not None and isinstance(error, errors.DeadlineExceeded) and not request.write:
+                    # There was no time left for this attempt; why there had to be another is worth telling.
+                    raise before from error
                 failures += 1
+                before = error
                 wait_seconds = retry_in_seconds(
                     error,
                     failures,

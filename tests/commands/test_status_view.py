@@ -30,9 +30,11 @@ STATES = (
 )
 
 
-def text_of(fleet: FleetView, *, namespaces: bool = False, width: int = 130) -> str:
+def text_of(
+    fleet: FleetView, *, namespaces: bool = False, width: int = 130, most_rows: int | None = None
+) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None, highlight=False)
-    console.print(screen(fleet, namespaces=namespaces))
+    console.print(screen(fleet, namespaces=namespaces, most_rows=most_rows))
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -75,6 +77,27 @@ def test_words_of_others_do_not_reach_the_terminal_as_commands(unsafe: str) -> N
 def test_what_people_write_is_shown_as_it_is() -> None:
     text = "grün 日本語 🙂 naïve\nnext"
     assert plain(text) == text
+
+
+def test_of_a_fleet_that_does_not_fit_the_screen_what_is_not_well_is_shown() -> None:
+    ill = (fleets.condition("Ready", "False", "NoPodReady", "0 of 2 pods are ready"),)
+    pools = [fleets.pool("DecodePool", f"pool-{number:04}") for number in range(1000)]
+    pools[777] = fleets.pool("DecodePool", "pool-0777", changes=ill)
+    pods = [fleets.pod("DecodePool", f"pool-{number:04}", 1) for number in range(1000)]
+    pods[999] = fleets.pod("DecodePool", "pool-0999", 1, status={"phase": "Failed", "reason": "Evicted"})
+    fleet = fleets.fleet(*pools, *pods, leases=[fleets.lease()])
+    text = text_of(fleet, most_rows=5)
+    assert len(text.splitlines()) < 25
+    assert "5 of 1000 pools, 5 of 1000 pods; what is not well comes first" in text
+    assert "dpool/pool-0777" in text
+    assert "Evicted" in text
+    # Nothing else changes its place: the eye finds again what it saw before.
+    assert [word for word in text.split() if word.startswith("dpool/")][:3] == [
+        "dpool/pool-0777",
+        "dpool/pool-0000",
+        "dpool/pool-0001",
+    ]
+    assert "shown" not in text_of(fleets.healthy(), most_rows=50)
 
 
 def test_a_narrow_terminal_loses_no_reason() -> None:

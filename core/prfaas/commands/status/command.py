@@ -20,6 +20,8 @@ from prfaas.kube.api import KubeApi
 
 # Wide enough that a table in a pipe or a log keeps its lines.
 PIPE_COLUMNS = 200
+TABLES = 3
+LEAST_ROWS = 5
 
 
 @click.command(
@@ -93,7 +95,9 @@ async def _keep_showing(
                     raise
                 live.update(Group(Text(explain(error), style="bold red"), "", shown), refresh=True)
             else:
-                shown = screen(fleet, namespaces=namespace is None)
+                # What is below the screen's end cannot be seen, and a large fleet takes seconds to lay out.
+                most_rows = max(LEAST_ROWS, live.console.height // TABLES)
+                shown = screen(fleet, namespaces=namespace is None, most_rows=most_rows)
                 at = Text(f"{fleet.at:%Y-%m-%d %H:%M:%S}Z, every {interval_seconds:g} s", style="dim")
                 live.update(Group(at, shown), refresh=True)
             await asyncio.sleep(interval_seconds)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -22,6 +23,7 @@ from prfaas.commands.status.view import (
     RouteView,
 )
 
+T = TypeVar("T")
 FINGERPRINT_CHARACTERS = 12
 _SHORT_KINDS = {"PrefillPool": "ppool", "DecodePool": "dpool"}
 _STYLES = {
@@ -44,8 +46,16 @@ _STYLES = {
 }
 
 
-def screen(fleet: FleetView, *, namespaces: bool) -> RenderableType:
-    """The whole screen. `namespaces`: whether to show them, when there may be several."""
+def screen(fleet: FleetView, *, namespaces: bool, most_rows: int | None = None) -> RenderableType:
+    """The whole screen.
+
+    Args:
+        namespaces: whether to show them, when there may be several.
+        most_rows: of each table; what is not well comes first where there are more.
+    """
+    pools = _most_urgent(fleet.pools, most_rows, lambda pool: pool.health is Health.WELL)
+    routes = _most_urgent(fleet.routes, most_rows, lambda route: route.health is Health.WELL)
+    endpoints = _most_urgent(fleet.endpoints, most_rows, lambda pod: pod.state is EndpointState.READY)
     parts: list[RenderableType] = [
         Text.assemble(
             "operator  ",
@@ -55,13 +65,30 @@ def screen(fleet: FleetView, *, namespaces: bool) -> RenderableType:
     ]
     if not fleet.pools and not fleet.routes:
         parts += ["", f"No pools and no routes in {fleet.scope}."]
-    if fleet.pools:
-        parts += ["", _pools(fleet.pools, namespaces)]
-    if fleet.routes:
-        parts += ["", _routes(fleet.routes, namespaces)]
-    if fleet.endpoints:
-        parts += ["", _endpoints(fleet.endpoints, fleet.at, namespaces)]
+    left_out = [
+        f"{len(shown)} of {len(all_)} {what}"
+        for what, shown, all_ in (
+            ("pools", pools, fleet.pools),
+            ("routes", routes, fleet.routes),
+            ("pods", endpoints, fleet.endpoints),
+        )
+        if len(shown) < len(all_)
+    ]
+    if left_out:
+        parts.append(Text(f"shown     {', '.join(left_out)}; what is not well comes first", style="dim"))
+    if pools:
+        parts += ["", _pools(pools, namespaces)]
+    if routes:
+        parts += ["", _routes(routes, namespaces)]
+    if endpoints:
+        parts += ["", _endpoints(endpoints, fleet.at, namespaces)]
     return Group(*parts)
+
+
+def _most_urgent(found: Sequence[T], most: int | None, is_well: Callable[[T], bool]) -> Sequence[T]:
+    if most is None or len(found) <= most:
+        return found
+    return sorted(found, key=is_well)[:most]
 
 
 def _pools(pools: Sequence[PoolView], namespaces: bool) -> Table:

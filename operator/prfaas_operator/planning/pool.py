@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from prfaas.api.conditions import ConditionType, Finding, Reason, set_conditions
+from prfaas.api.conditions import ConditionType, Finding, Reason, find, set_conditions
 from prfaas.api.v1alpha1 import ConditionStatus, PoolSpec, PoolStatus
 from prfaas_operator.injection.settings import Settings
 from prfaas_operator.planning import conditions
@@ -21,7 +21,7 @@ from prfaas_operator.planning.rollout import Wait
 from prfaas_operator.planning.status import limiting_word, pool_status
 from prfaas_operator.planning.upkeep import budget_action, certificate_action, peers_action
 from prfaas_operator.planning.values import ObservedPool
-from prfaas_operator.planning.workload import Work, plan_frozen, plan_work
+from prfaas_operator.planning.workload import Work, plan_frozen, plan_refused, plan_work
 
 LEFTOVER_SECONDS = 10.0
 
@@ -107,6 +107,8 @@ def _work(
     if target.revision is None or resolved.status is ConditionStatus.FALSE or authority_missing:
         may_grow = target.revision is None and resolved.status is ConditionStatus.TRUE
         return plan_frozen(pool, desired=sizing.desired, may_grow=may_grow, now=now)
+    if target.deployment is None and _was_refused(pool):
+        return plan_refused(pool, target, desired=sizing.desired, now=now)
     return plan_work(
         pool,
         target,
@@ -115,6 +117,17 @@ def _work(
         max_surge=spec.rollout.max_surge,
         lacks_capacity=target.revision in capacity.waiting_revisions,
         now=now,
+    )
+
+
+def _was_refused(pool: ObservedPool) -> bool:
+    """Whether the API server has refused what this generation asks for, while another revision runs."""
+    accepted = find(pool.status.conditions, ConditionType.ACCEPTED)
+    return (
+        accepted is not None
+        and accepted.reason == Reason.TEMPLATE_REJECTED
+        and accepted.observed_generation == pool.generation
+        and any(each.ours and each.replicas for each in pool.deployments)
     )
 
 

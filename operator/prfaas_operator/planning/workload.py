@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from prfaas_operator.planning.actions import Action, ApplyChild, DeleteChild, MarkPods, PodMark, ScaleChild
@@ -117,6 +117,23 @@ def plan_frozen(pool: ObservedPool, *, desired: int, may_grow: bool, now: dateti
     replicas = desired if may_grow else min(desired, only.replicas)
     actions, wait = _resize([(only, replicas)], alive_by_revision(pool), "the pool's size changed", now)
     return Work(tuple(actions), look_again_seconds=wait)
+
+
+def plan_refused(pool: ObservedPool, target: Target, *, desired: int, now: datetime) -> Work:
+    """The API server has refused this revision: what runs is scaled all the same, and then it is tried again.
+
+    Its first instances come with the next pass, when it is known that there can be any.
+    """
+    frozen = plan_frozen(pool, desired=desired, may_grow=True, now=now)
+    if target.revision is None or target.injected is None:
+        return frozen
+    again = ApplyChild(
+        ChildKind.DEPLOYMENT,
+        deployment(pool, target.revision, target.injected, 0),
+        None,
+        "a new revision that was refused before",
+    )
+    return replace(frozen, actions=(*frozen.actions, again))
 
 
 def _others(pool: ObservedPool, revision: str | None) -> list[ObservedDeployment]:

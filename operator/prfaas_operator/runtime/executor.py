@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -88,21 +89,23 @@ class Executor:
         return None
 
     async def _keep_up(self, namespace: str, actions: Sequence[Action], owned: dict[int, str]) -> None:
-        """What the pods that run live on is renewed though a new template is refused, for weeks maybe.
+        """What the pods that run live on is renewed though a new template is refused, for weeks maybe; and
+        their number is changed where the plan has that before the refused action.
 
         Nothing is made that was not there.
         """
         for index, action in enumerate(actions):
-            if (
-                not isinstance(action, IssueCertificate | ApplyChild)
-                or action.resource_version is None
-                or (isinstance(action, ApplyChild) and action.kind is ChildKind.DEPLOYMENT)
-            ):
+            if not isinstance(action, IssueCertificate | ApplyChild | ScaleChild | MarkPods):
+                continue
+            if isinstance(action, IssueCertificate | ApplyChild) and action.resource_version is None:
+                continue
+            if isinstance(action, ApplyChild) and action.kind is ChildKind.DEPLOYMENT:
                 continue
             try:
                 await self._carry_out(namespace, action, owned.get(index, ""))
             except errors.KubeError as error:
-                logger.warning("%s %s/%s: %s", type(action).__name__, namespace, action.name, error)
+                logger.warning("%s in %s (%s): %s", type(action).__name__, namespace, action.why, error)
+                return
 
     async def _dry_run(self, namespace: str, action: ApplyChild) -> str:
         """Hash of the fields that the operator will own.
@@ -127,7 +130,7 @@ class Executor:
             case DeleteChild():
                 await self._delete(namespace, action)
             case ScaleChild():
-                await self._api.scale(
+                answer = await self._api.scale(
                     DEPLOYMENTS,
                     namespace,
                     action.name,
@@ -135,6 +138,7 @@ class Executor:
                     field_manager=keys.MANAGER_SCALE,
                     resource_version=action.resource_version,
                 )
+                self._learn_scale(namespace, action, answer)
             case ScalePool():
                 await self._api.scale(
                     BY_KIND[action.key.kind],
@@ -216,6 +220,18 @@ class Executor:
         else:
             answer = await self._api.apply(SECRETS, manifest, field_manager=keys.MANAGER_CHILDREN, force=True)
         self._learn(answer)
+
+    def _learn_scale(self, namespace: str, action: ScaleChild, answer: Object) -> None:
+        """A pass that still saw the old number would take back marks of pods that are about to end.
+
+        Nothing but the number has changed since the version that was decided on.
+        """
+        fact = self._store.deployments.get(namespace, action.name)
+        version = str((answer.get("metadata") or {}).get("resourceVersion") or "")
+        if fact is None or fact.resource_version != action.resource_version or not version:
+            return
+        value = replace(fact.value, replicas=action.replicas, resource_version=version, is_current=False)
+        self._store.deployments.put(replace(fact, resource_version=version, value=value))
 
     def _learn(self, body: Object) -> None:
         match body["kind"]:

@@ -10,7 +10,7 @@ import pytest
 from prfaas.api.conditions import Reason
 from prfaas_operator.injection import Settings
 from prfaas_operator.injection.results import Refusal, Refusals
-from prfaas_operator.planning.actions import ApplyChild, FailedAction
+from prfaas_operator.planning.actions import ApplyChild, FailedAction, ScaleChild
 from prfaas_operator.planning.drain import GATEWAYS_SEE_SECONDS, plan_drain
 from prfaas_operator.planning.failure import fold
 from prfaas_operator.planning.pool import plan_pool
@@ -148,3 +148,25 @@ def test_a_deployment_whose_engines_load_for_an_hour_is_not_called_stuck() -> No
     [engine] = made["spec"]["template"]["spec"]["containers"]
     probe = engine["startupProbe"]
     assert made["spec"]["progressDeadlineSeconds"] > probe["periodSeconds"] * probe["failureThreshold"]
+
+
+def test_what_runs_can_be_scaled_while_the_server_refuses_a_new_template() -> None:
+    """An autoscaler must not be ignored because somebody has pushed a template that is not valid."""
+    world = settled(replicas=2)
+    world.change(replicas=4, image="engine:2")
+    plan = world.plan()
+    [made] = [action for action in plan.actions if isinstance(action, ApplyChild)]
+    refused = fold(plan, world.pool, FailedAction(made, "Invalid", "image: no", retryable=False), NOW)
+    assert refused.status is not None
+    world.pool = replace(world.pool, status=refused.status)
+    again = world.plan()
+    assert [type(action).__name__ for action in again.actions] == ["ScaleChild", "ApplyChild"]
+    scale, apply = again.actions
+    assert isinstance(scale, ScaleChild)
+    assert (scale.name, scale.replicas) == ("long-engine-1", 4)
+    assert isinstance(apply, ApplyChild)
+    assert apply.manifest["spec"]["replicas"] == 0
+    # The rule that refused it is gone: all of that succeeds, and the rollout goes on.
+    world.settle()
+    assert world.deployments() == {"engine-1": 0, "engine-2": 4}
+    assert world.condition("Accepted")[0] == "True"

@@ -42,6 +42,7 @@ class Lagging:
     deployments: Watch = field(init=False)
     pods: Watch = field(init=False)
     answers: dict[str, tuple[int, ObservedPod]] = field(default_factory=dict)
+    scales: dict[str, tuple[int, ObservedDeployment]] = field(default_factory=dict)
     known_ready: set[str] = field(default_factory=set)
     killed_unmarked: list[str] = field(default_factory=list)
     waits: bool = False
@@ -60,6 +61,12 @@ class Lagging:
         self.deployments.record(self._deployments())
         self.pods.record(self._pods())
 
+    def _seen_deployments(self) -> Iterator[ObservedDeployment]:
+        """What the watch has brought, or a newer answer to a scale."""
+        for name, deployment in self.deployments.versions[self.deployments.seen].items():
+            version, answer = self.scales.get(name, (-1, deployment))
+            yield answer if version > self.deployments.seen else deployment
+
     def _seen_pods(self) -> Iterator[ObservedPod]:
         """What the watch has brought, or a newer answer to a mark."""
         for name, pod in self.pods.versions[self.pods.seen].items():
@@ -71,7 +78,7 @@ class Lagging:
         world = self.world
         view = replace(
             world.pool,
-            deployments=tuple(self.deployments.versions[self.deployments.seen].values()),
+            deployments=tuple(self._seen_deployments()),
             pods=tuple(self._seen_pods()),
         )
         plan = plan_pool(view, SETTINGS, world.now, world.injector)
@@ -82,6 +89,9 @@ class Lagging:
                 break
             world._carry_out(action)
             self.record()
+            if isinstance(action, ScaleChild):
+                version, after = len(self.deployments.versions) - 1, self._deployments()[action.name]
+                self.scales[action.name] = (version, after)
             if isinstance(action, ScaleChild) and action.replicas < action.replicas_before:
                 # Nobody can be told of one that has become ready unseen; its preStop waits for what runs.
                 self.known_ready = {each.uid for each in view.pods if each.ready}

@@ -157,6 +157,8 @@ async def _probe_sidecar(services: Services, engine: Decoder | Prefiller) -> Non
             services.cluster.heard(engine.uid, await services.control.engine(target))
     except ControlError as error:
         _note(engine, engine.sidecar, False, "sidecar", error.code)
+        if services.cluster is not None:
+            services.cluster.lost(engine.uid)
         return
     _note(engine, engine.sidecar, True, "sidecar")
 

@@ -63,6 +63,9 @@ class ClusterView(Protocol):
     def heard(self, uid: str, report: EngineReport) -> None:
         """A pod's sidecar has told about its engine."""
 
+    def lost(self, uid: str) -> None:
+        """A pod's sidecar does not answer."""
+
     def why_not_ready(self) -> str | None:
         """Why this gateway cannot know where to send requests, or None."""
 

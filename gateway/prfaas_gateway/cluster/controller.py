@@ -30,6 +30,10 @@ from prfaas_gateway.services import Services
 
 _log = logging.getLogger(__name__)
 _ALLOW_AGAIN_SECONDS = 5.0
+_UNWATCHED_SECONDS = 90.0
+"""Bookmarks are due every minute."""
+_LOSSES = 3
+"""Probes in a row: one that is late says more about a busy machine than about a pod."""
 _SAVE_PAUSE_SECONDS = 1.0
 """Between two writes of the pods: readiness may change many times a second in a large fleet."""
 
@@ -63,6 +67,8 @@ class Controller:
         self._from_disk: set[str | None] = set()
         self._reports: dict[str, EngineReport] = {}
         self._contacts: dict[str, Contact] = {}
+        self._lost: set[str] = set()
+        self._losses: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._to_save = asyncio.Event()
         self._allowed: frozenset[str] = frozenset()
@@ -110,8 +116,21 @@ class Controller:
 
     def heard(self, uid: str, report: EngineReport) -> None:
         """A pod's sidecar has told about its engine."""
-        if self._reports.get(uid) != report:
+        self._losses.pop(uid, None)
+        if self._reports.get(uid) != report or uid in self._lost:
             self._reports[uid] = report
+            self._lost.discard(uid)
+            self._changed.set()
+
+    def lost(self, uid: str) -> None:
+        """A pod's sidecar does not answer, or somebody else does. While the API server says nothing of the
+        pod, nobody may go on believing that it still has its address."""
+        if uid not in self._reports or not any(uid in self._pods.get(s, ()) for s in self._unwatched()):
+            return
+        self._losses[uid] = self._losses.get(uid, 0) + 1
+        if self._losses[uid] >= _LOSSES:
+            del self._reports[uid], self._losses[uid]
+            self._lost.add(uid)
             self._changed.set()
 
     def take_snapshot(self, text: str | None) -> None:
@@ -152,6 +171,16 @@ class Controller:
                 self._pods.setdefault(scope, {})[change.object.uid] = change.object
         self._changed.set()
         self._to_save.set()
+
+    def _unwatched(self) -> set[str | None]:
+        """Scopes of which the API server has said nothing yet, or nothing any more."""
+        now, scopes = asyncio.get_running_loop().time(), set(self._from_disk)
+        for scope in self._pods:
+            contact = self._contacts.get(_watch_name(scope))
+            last = contact.last_seconds if contact is not None else None
+            if last is not None and now - last > _UNWATCHED_SECONDS:
+                scopes.add(scope)
+        return scopes
 
     # --- what pages about health show
 
@@ -214,11 +243,15 @@ class Controller:
         known = {pod.uid for pod in pods}
         for uid in [uid for uid in self._reports if uid not in known]:
             del self._reports[uid]
+        if self._lost:
+            self._lost &= {uid for scope in self._unwatched() for uid in self._pods.get(scope, ())}
+        self._losses = {uid: losses for uid, losses in self._losses.items() if uid in self._reports}
+        from_disk = {uid for scope in self._from_disk for uid in self._pods.get(scope, ())}
         desired = desired_fleet(
             self._pools,
             pods,
             self._reports,
-            unconfirmed=frozenset(uid for scope in self._from_disk for uid in self._pods.get(scope, ())),
+            unconfirmed=from_disk | self._lost,
             files_in_use=self._models.files_in_use(),
         )
         # First whom requests may use: who drains must be left at once, whatever else takes time.
@@ -268,7 +301,7 @@ class Controller:
                         self.take_snapshot(change.object)
 
     async def _follow_pods(self, api: KubeApi, scope: str | None) -> None:
-        contact = self._contacts[f"pods {scope}" if scope else "pods"] = Contact()
+        contact = self._contacts[_watch_name(scope)] = Contact()
         async with aclosing(watch.pods(api, scope, contact)) as changes:  # type: ignore[type-var]
             async for change in changes:
                 self.take_pods(scope, change)
@@ -325,3 +358,7 @@ class Controller:
 
     def _all_pods(self) -> Iterable[Pod]:
         return (pod for pods in self._pods.values() for pod in pods.values())
+
+
+def _watch_name(scope: str | None) -> str:
+    return f"pods {scope}" if scope else "pods"

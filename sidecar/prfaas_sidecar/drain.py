@@ -139,9 +139,11 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> EngineLoad | None:
                 body += part
                 if len(body) > _MAX_ANSWER_BYTES:
                     return EngineLoad(unknown="its /metrics are endless")
-    except aiohttp.ClientConnectorError:
-        # Nobody listens: an engine that is gone has no requests.
-        return None
+    except aiohttp.ClientConnectorError as error:
+        if isinstance(error.os_error, ConnectionRefusedError):
+            # Nobody listens: an engine that is gone has no requests.
+            return None
+        return EngineLoad(unknown=f"its /metrics cannot be asked ({error.os_error.strerror})")
     except (aiohttp.ClientError, TimeoutError) as error:
         return EngineLoad(unknown=f"its /metrics do not answer ({type(error).__name__})")
     return engine_load(body.decode(errors="replace"))

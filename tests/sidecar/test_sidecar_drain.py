@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -13,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from prfaas_demo.certificates import Authority
-from prfaas_sidecar.drain import EngineLoad, busy, engine_load
+from prfaas_sidecar.drain import EngineLoad, _ask, busy, engine_load
 from tests.helpers import eventually_async
 from tests.sidecar.fake_engine import Refusal, lanes_of
 from tests.sidecar.harness import CONSUMER, PRODUCER, Process, sidecar, transfer_id
@@ -76,6 +78,30 @@ def test_what_a_drain_waits_for(
 ) -> None:
     reason = busy(load, transfers, used)
     assert reason is None if words is None else words in (reason or "")
+
+
+@pytest.mark.parametrize(
+    ("cause", "gone"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), True),
+        (OSError(errno.EMFILE, "Too many open files"), False),
+        (OSError(errno.EADDRNOTAVAIL, "no free port"), False),
+        (PermissionError(errno.EACCES, "denied"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_only_an_engine_that_refuses_connections_is_gone(cause: OSError, gone: bool) -> None:
+    key: Any = SimpleNamespace(host="127.0.0.1", port=8000, ssl=True, is_ssl=False)
+
+    class Session:
+        def get(self, _: str) -> Any:
+            raise aiohttp.ClientConnectorError(key, cause)
+
+    session: Any = Session()
+    load = await _ask(session, "http://127.0.0.1:8000")
+    # What could not be asked may have requests: a drain that ends early loses them.
+    assert (load is None) is gone
+    assert load is None or load.unknown
 
 
 class Requests:

@@ -105,6 +105,30 @@ async def test_of_two_one_leads_and_a_release_hands_over(kubeconfig: Path, names
         assert lease["spec"]["leaseTransitions"] == 1
 
 
+async def test_a_lease_that_somebody_deleted_is_made_again_and_leading_goes_on(
+    kubeconfig: Path, namespace: str
+) -> None:
+    async with client_of(kubeconfig) as client:
+        mine = elector(client, namespace, "a")
+        ending = asyncio.Event()
+
+        async def lead() -> None:
+            await ending.wait()
+
+        leading = asyncio.create_task(mine.hold(lead))
+        await eventually_async(mine.leading.is_set)
+        await client.delete(LEASES, namespace, "l")
+
+        async def is_back() -> bool:
+            return any(each["spec"]["holderIdentity"] == "a" for each in await client.list(LEASES, namespace))
+
+        await eventually_async(is_back)
+        assert not leading.done()
+        assert mine.seconds_left() > 0
+        ending.set()
+        await leading
+
+
 async def test_a_lease_that_another_took_ends_the_leading(kubeconfig: Path, namespace: str) -> None:
     async with client_of(kubeconfig) as client:
         mine = elector(client, namespace, "a")

@@ -41,6 +41,8 @@ class FleetKey:
 
 FLEET = FleetKey()
 POOL_KINDS: tuple[PoolKind, ...] = (keys.PREFILL_POOL, keys.DECODE_POOL)
+# Nobody watches the own namespace: so long may it take until what somebody deleted there is made again.
+LOOK_SECONDS = 60.0
 LEAST_LIFE = timedelta(minutes=10)
 LABELS = {keys.LABEL_MANAGED_BY: keys.MANAGED_BY}
 
@@ -105,7 +107,7 @@ class Fleet:
             raise RetryLater(str(error), 30.0) from error
         due_seconds = await self._certify(now)
         await self._tell_gateways(now)
-        return min(resync_seconds, due_seconds)
+        return min(resync_seconds, due_seconds, LOOK_SECONDS)
 
     async def _know_authority(self) -> None:
         """Use the stored authority. Asked each time: somebody may have deleted it, or put another there.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,20 @@ def test_state_that_is_broken_is_refused_and_not_believed(tmp_path: Path, conten
 def test_state_of_another_format_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "pods.json").write_text('{"format": 2, "saved_at": 1, "content": []}')
     assert Store(tmp_path).load_pods() is None
+
+
+def test_what_a_process_that_died_left_half_written_goes_and_what_another_writes_stays(
+    tmp_path: Path,
+) -> None:
+    left, being_written, foreign = (
+        tmp_path / name for name in (".pods.json.a", ".snapshot.json.b", ".other")
+    )
+    for path in (left, being_written, foreign):
+        path.write_text("{")
+    for path in (left, foreign):
+        os.utime(path, (1.0, 1.0))
+    Store(tmp_path).prepare()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other", ".snapshot.json.b"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

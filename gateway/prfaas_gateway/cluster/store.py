@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from prfaas_gateway.cluster.pods import Pod
 FORMAT = 1
 """Of the files; others are ignored, so that gateways of two versions may share a folder."""
 _MAX_BYTES = 64 << 20
+_LEFT_SECONDS = 600
 
 
 class StateError(Exception):
@@ -42,8 +44,17 @@ class Store:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._folder):
                 pass
+            self._tidy()
         except OSError as error:
             raise StateError(f"{self._folder} cannot be written: {error.strerror}") from error
+
+    def _tidy(self) -> None:
+        """Remove what a process left that died while it wrote. Others may be writing here now."""
+        for file in (self._snapshot, self._pods):
+            for left in self._folder.glob(f".{file.name}.*"):
+                with suppress(FileNotFoundError):
+                    if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                        left.unlink()
 
     def save_snapshot(self, text: str, saved_at: float) -> None:
         """Keep a snapshot as it came.

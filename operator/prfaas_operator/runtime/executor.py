@@ -24,6 +24,7 @@ from prfaas.kube.resources import (
     PODS,
     SECRETS,
     Object,
+    Resource,
 )
 from prfaas_operator.planning.actions import (
     Action,
@@ -111,17 +112,43 @@ class Executor:
         """Hash of the fields that the operator will own.
 
         Raises:
-            AlreadyExists: an object is there that was not seen, so it is not known whose it is.
+            AlreadyExists: an object is there that is not the pool's.
+            Conflict: it is the pool's and was not seen yet; the next pass sees it.
         """
         # The annotation is one of the fields that will be owned.
         answer = await self._apply(namespace, action, "-", dry_run=True)
         if action.resource_version is None and answer["metadata"].get("resourceVersion"):
+            await self._recognise(RESOURCES[action.kind], action.manifest)
             raise errors.AlreadyExists(
                 f"{action.kind} {namespace}/{action.name} is there and is not known to belong to the pool; "
                 "delete or rename it",
                 status=409,
             )
         return facts.owned_fields(answer["metadata"].get("managedFields") or ())
+
+    async def _recognise(self, resource: Resource, manifest: Manifest) -> None:
+        """Learn of an object that was not seen, if it is the pool's own: the answer to its creation was lost,
+        or somebody took the labels off by which it is followed. These are put back.
+
+        Raises:
+            Conflict: it is.
+        """
+        about = manifest["metadata"]
+        namespace, name, labels = about["namespace"], about["name"], about.get("labels") or {}
+        listed = await self._api.list(resource, namespace, field_selector=f"metadata.name={name}")
+        for body in listed:
+            if not _controller(body) or _controller(body) != _controller(manifest):
+                continue
+            stored = body["metadata"].get("labels") or {}
+            if any(stored.get(key) != value for key, value in labels.items()):
+                logger.warning("%s %s/%s: its labels are put back", resource, namespace, name)
+                version = body["metadata"]["resourceVersion"]
+                patch: Object = {"metadata": {"resourceVersion": version, "labels": labels}}
+                body = await self._api.patch(
+                    resource, namespace, name, patch, field_manager=keys.MANAGER_CHILDREN
+                )
+            self._learn(body)
+            raise errors.Conflict(f"{resource} {namespace}/{name} is there and was not seen yet", status=409)
 
     async def _carry_out(self, namespace: str, action: Action, owned: str) -> None:
         match action:
@@ -216,7 +243,11 @@ class Executor:
         )
         if action.resource_version is None:
             # Creating, not applying: a Secret that somebody else made meanwhile is not overwritten.
-            answer = await self._api.create(SECRETS, manifest)
+            try:
+                answer = await self._api.create(SECRETS, manifest)
+            except errors.AlreadyExists:
+                await self._recognise(SECRETS, manifest)
+                raise
         else:
             answer = await self._api.apply(SECRETS, manifest, field_manager=keys.MANAGER_CHILDREN, force=True)
         self._learn(answer)
@@ -246,6 +277,12 @@ class Executor:
                 (self._store.own_secrets if fact.pool is None else self._store.secrets).put(fact)
             case other:
                 raise AssertionError(f"no collection for {other}")
+
+
+def _controller(body: Object) -> str:
+    """Uid of its controller, or ""."""
+    owners = body["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), "")
 
 
 def secret(body: Object) -> facts.Fact[SecretValue]:

@@ -187,7 +187,7 @@ def test_percentiles_and_ratios() -> None:
 
 
 def result(**changes: Any) -> Result:
-    start = Start(1.0, 2.0, 3.0, 0.5, 80.0, 90.0, 0, {"PrefillPool/ok": 10.0})
+    start = Start(1.0, 2.0, 3.0, 0.5, 4.0, 80.0, 90.0, 0, {"PrefillPool/ok": 10.0})
     steady = Steady(60.0, 0.5, 80.0, 90.0, 0)
     one = Operator(start, start, 5.0, [start], steady, [[100.0]], [[50.0]], [[40.0]])
     one = replace(one, **changes)
@@ -199,7 +199,7 @@ def test_targets_that_are_met_are_not_listed() -> None:
 
 
 def test_each_target_that_is_missed_is_named() -> None:
-    late = Start(1.0, 61.0, 3.0, 0.5, 80.0, 90.0, 4)
+    late = Start(1.0, 61.0, 3.0, 0.5, 4.0, 80.0, 90.0, 4)
     missed = targets_missed(
         result(
             cold_start=late,

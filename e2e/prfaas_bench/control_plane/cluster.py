@@ -15,6 +15,7 @@ import yaml
 
 from prfaas.kube.client import KubeClient, connect
 from prfaas.kube.resources import DEFINITIONS, NAMESPACES, Object, Resource
+from prfaas_bench.control_plane.usage import cpu_seconds
 from prfaas_bench.control_plane.waiting import until
 from prfaas_cluster import assets
 from prfaas_cluster.apiserver import ApiServer
@@ -49,12 +50,21 @@ class FakeCluster:
         api: an administrator's client.
     """
 
-    def __init__(self, folder: Path, server: ApiServer, audit_log: Path, api: KubeClient) -> None:
+    def __init__(
+        self, folder: Path, server: ApiServer, audit_log: Path, api: KubeClient, helpers: Sequence[Process]
+    ) -> None:
         self.folder = folder
         self.kubeconfig = server.kubeconfig
         self.audit_log = audit_log
         self.api = api
         self._server = server
+        self._helpers = helpers
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time of the whole control plane so far, kwok included."""
+        pids = self._server.process_ids() | {helper.pid for helper in self._helpers if helper.pid is not None}
+        return sum(cpu_seconds(pid) for pid in pids)
 
     def kubeconfig_of(self, user: str) -> Path:
         """Of a user that may do all, by RBAC: an administrator would pass the server's queues by."""
@@ -81,7 +91,7 @@ class FakeCluster:
             api = await connect(str(server.kubeconfig))
             helpers = _helpers(folder, server)
             try:
-                made = cls(folder, server, audit_log, api)
+                made = cls(folder, server, audit_log, api, helpers)
                 await api.create(ROLE_BINDINGS, all_rights((*_HELPERS, OPERATOR, PEER)))
                 for helper in helpers:
                     helper.start()

@@ -44,7 +44,7 @@ GATEWAY_CHANGES = 60
 RESTARTS = 3
 STEADY_SECONDS = 60.0
 SILENT_SECONDS = 45.0
-CONVERGE_SECONDS = 240.0
+CONVERGE_SECONDS = 900.0
 REST_SECONDS = 180.0
 AT_ONCE = 8
 _CRDS = Path(__file__).parents[3] / "crds"
@@ -177,6 +177,7 @@ class _Side:
                 self._restarts.append(await self._start(program, None))
 
     async def _start(self, program: Program, converged: Callable[[], Awaitable[float]] | None) -> Start:
+        before = self._cluster.cpu_seconds
         if program.health:
             await program.until_ready()
         converged_at = await converged() if converged is not None else None
@@ -190,6 +191,7 @@ class _Side:
             converged_seconds=None if converged_at is None else converged_at - program.began,
             quiet_seconds=quiet_at - program.began,
             cpu_seconds=cpu,
+            cluster_cpu_seconds=self._cluster.cpu_seconds - before,
             pss_mib=used.pss_mib,
             peak_rss_mib=used.peak_rss_mib,
             writes=len(writes),

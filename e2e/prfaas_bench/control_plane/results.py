@@ -21,6 +21,7 @@ class Start:
         converged_seconds: until the last pod was ready and the last status written; None where nothing tells.
         quiet_seconds: until the operator had nothing to do.
         cpu_seconds: processor time of the operator until then.
+        cluster_cpu_seconds: that of API server, etcd, controller manager, scheduler and kwok in that time.
         pss_mib, peak_rss_mib: its memory then, and the most of it that was resident.
         writes: at the API server, Leases and dry runs left out.
         passes: over objects of the fleet, by kind and result.
@@ -30,6 +31,7 @@ class Start:
     converged_seconds: float | None
     quiet_seconds: float
     cpu_seconds: float
+    cluster_cpu_seconds: float
     pss_mib: float
     peak_rss_mib: float
     writes: int
@@ -182,12 +184,14 @@ def _delays(result: Result) -> str:
 def _notes(result: Result) -> str:
     lines = []
     for scale in result.scales:
-        cold, steady = scale.prfaas.cold_start, scale.prfaas.steady
+        cold, theirs, steady = scale.prfaas.cold_start, scale.peer.cold_start, scale.prfaas.steady
         ours = sum(scale.prfaas.restarts[0].passes.values()) if scale.prfaas.restarts else 0
         lines.append(
-            f"- {scale.pools} pools: the cold start wrote {cold.writes} times at the API server; a restart "
-            f"made {ours:.0f} passes; {steady.writes} writes in {steady.seconds:.0f} s at rest; "
-            f"{scale.silent_cpu_percent:.2f} % of a core while no sidecar answers; a gateway at rest takes "
+            f"- {scale.pools} pools: the cold start wrote {cold.writes} times at the API server "
+            f"(the peer {theirs.writes}) and cost the cluster itself {cold.cluster_cpu_seconds:.0f} s of CPU "
+            f"(the peer's {theirs.cluster_cpu_seconds:.0f} s); a restart made {ours:.0f} passes; "
+            f"{steady.writes} writes in {steady.seconds:.0f} s at rest; {scale.silent_cpu_percent:.2f} % "
+            f"of a core while no sidecar answers; a gateway at rest takes "
             f"{scale.gateway.cpu_percent:.2f} % and {scale.gateway.pss_mib:.0f} MiB."
         )
     return "\n".join(lines)

@@ -126,9 +126,22 @@ def ratio(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) ->
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
+METHOD = """\
+Real etcd, API server, controller manager and scheduler on this machine; kwok plays nodes and pods, and one
+process answers for the sidecar and the engine of each. One half of the pools prefills, the other decodes, of
+one instance each, with a route for each pair. A cold start finds pools without children; a restart finds
+everything in place. Converged: every pool and route has its final status, pods ready and engines known
+(for the peer: Deployments ready). CPU per pool is a cold start's without that of a start without pools.
+
+The peer is what a tutorial of kopf makes: handlers for creation and update, and plain calls that make the
+same Deployment. It has no status, certificates, lists of peers, dry runs, routes, drift or election, so its
+figures are a floor for what prfaas does, not a rival. Moments are those of the API server's audit log;
+the delay of an apply begins before kubectl is started."""
+
+
 def table(result: Result) -> str:
     """The figures as Markdown."""
-    return "\n\n".join((_operators(result), _delays(result), _notes(result)))
+    return "\n\n".join((METHOD, _operators(result), _delays(result), _notes(result)))
 
 
 def _operators(result: Result) -> str:

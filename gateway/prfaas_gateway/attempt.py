@@ -212,7 +212,8 @@ class Attempt:
         if self.transfer is None:
             return
         code = record.code or "running"
-        self._services.metrics.transfers.labels(self.transfer.prefiller.name, code).inc()
+        metrics = self._services.metrics
+        metrics.of_engine(metrics.transfers, self.transfer.prefiller.name, code).inc()
         # Not the prefill leg's 200: KV that cannot cross makes a working engine useless here.
         if code in _PATH_CODES:
             self.transfer.prefiller.sidecar.failed(self._services.clock())
@@ -231,7 +232,7 @@ class Attempt:
             raise AssertionError("a transfer needs tokens")
         body = transfer.prefill_body(prompt, intake.model.name, intake.kind.cache_salt)
         headers = {"x-request-id": f"prfaas-{transfer.id}", **self._trace_headers}
-        legs = self._services.metrics.prefill_legs
+        metrics = self._services.metrics
         with prefiller.work(transfer.uncached_tokens):
             try:
                 await transfer.control.prefill(
@@ -239,12 +240,12 @@ class Attempt:
                 )
             except ControlError as error:
                 self.prefill_code = error.code
-                legs.labels(name, error.code).inc()
+                metrics.of_engine(metrics.prefill_legs, name, error.code).inc()
                 if error.blames_peer:
                     prefiller.sidecar.failed(self._services.clock())
                 return error
         self.prefill_code = "OK"
-        legs.labels(name, "OK").inc()
+        metrics.of_engine(metrics.prefill_legs, name, "OK").inc()
         prefiller.index.add(prompt.block_hashes)
         return None
 

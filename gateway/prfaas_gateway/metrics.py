@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Set as AbstractSet
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+MetricT = TypeVar("MetricT", Counter, Gauge)
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 
 
@@ -126,27 +128,20 @@ class Metrics:
             ("engine", "model"),
             registry=r,
         )
-        self._of_engines = (
-            self.prefill_legs,
-            self.transfers,
-            self.engine_healthy,
-            self.engine_load,
-            self.prefix_index_blocks,
-            self.tokenizer_agrees,
-        )
+        self._of_engines: dict[str, set[tuple[Counter | Gauge, tuple[str, ...]]]] = {}
 
-    def forget_engine(self, name: str) -> None:
+    def of_engine(self, metric: MetricT, engine: str, *labels: str) -> MetricT:
+        """The series of an engine, remembered so that it can go with it: to look for it costs more than all
+        of a scrape."""
+        self._of_engines.setdefault(engine, set()).add((metric, (engine, *labels)))
+        return metric.labels(engine, *labels)
+
+    def forget_engine(self, engine: str) -> None:
         """Drop all series of an engine that is gone."""
-        for metric in self._of_engines:
-            metric.remove_by_labels({"engine": name})
+        for metric, labels in self._of_engines.pop(engine, ()):
+            metric.remove(*labels)
 
-    def forget_engines_but(self, names: Collection[str]) -> None:
+    def forget_engines_but(self, names: AbstractSet[str]) -> None:
         """Drop all series of engines that are none of these."""
-        found = {
-            sample.labels["engine"]
-            for metric in self._of_engines
-            for family in metric.collect()
-            for sample in family.samples
-        }
-        for name in found.difference(names):
-            self.forget_engine(name)
+        for engine in self._of_engines.keys() - names:
+            self.forget_engine(engine)

@@ -44,20 +44,20 @@ def observe(services: Services) -> None:
     metrics.background_jobs.set(len(services.supervisor))
     metrics.background_jobs_dropped.set(services.supervisor.dropped)
     for decoder in services.fleet.decoders:
-        metrics.engine_healthy.labels(decoder.name, "engine").set(
+        metrics.of_engine(metrics.engine_healthy, decoder.name, "engine").set(
             decoder.open and decoder.engine.healthy(now)
         )
-        metrics.engine_healthy.labels(decoder.name, "sidecar").set(decoder.can_receive(now))
-        metrics.engine_load.labels(decoder.name).set(decoder.in_flight)
-        metrics.prefix_index_blocks.labels(decoder.name).set(len(decoder.index))
+        metrics.of_engine(metrics.engine_healthy, decoder.name, "sidecar").set(decoder.can_receive(now))
+        metrics.of_engine(metrics.engine_load, decoder.name).set(decoder.in_flight)
+        metrics.of_engine(metrics.prefix_index_blocks, decoder.name).set(len(decoder.index))
         for model, agrees in decoder.tokenizer_agrees.items():
-            metrics.tokenizer_agrees.labels(decoder.name, model).set(agrees)
+            metrics.of_engine(metrics.tokenizer_agrees, decoder.name, model).set(agrees)
     for prefiller in services.fleet.prefillers:
-        metrics.engine_healthy.labels(prefiller.name, "sidecar").set(
+        metrics.of_engine(metrics.engine_healthy, prefiller.name, "sidecar").set(
             prefiller.open and prefiller.sidecar.healthy(now)
         )
-        metrics.engine_load.labels(prefiller.name).set(prefiller.in_flight_tokens)
-        metrics.prefix_index_blocks.labels(prefiller.name).set(len(prefiller.index))
+        metrics.of_engine(metrics.engine_load, prefiller.name).set(prefiller.in_flight_tokens)
+        metrics.of_engine(metrics.prefix_index_blocks, prefiller.name).set(len(prefiller.index))
     # A request that ends after its engine has left is counted once more.
     metrics.forget_engines_but({engine.name for engine in services.fleet.engines()})
     if services.cluster is not None:

@@ -170,7 +170,7 @@ def series_of_engines(services: Services) -> set[str]:
 
 async def test_series_of_a_removed_pod_go_with_it(services: Services) -> None:
     apply(services, desired_fleet(POOLS, [pod("a"), pod("b", "long", "PrefillPool")], {}))
-    services.metrics.transfers.labels("llm/b", "complete").inc()
+    services.metrics.of_engine(services.metrics.transfers, "llm/b", "complete").inc()
     observe(services)
     assert series_of_engines(services) == {"llm/a", "llm/b"}
     apply(services, desired_fleet(POOLS, [pod("a")], {}))
@@ -184,9 +184,9 @@ async def test_what_is_counted_for_a_removed_pod_later_goes_with_the_next_look(s
     # An answer may stream for an hour before its transfer is counted, and a busy gateway always has some.
     other = asyncio.Event()
     services.supervisor.start(other.wait(), "a job of another request")
-    services.metrics.transfers.labels("llm/b", "complete").inc()
+    services.metrics.of_engine(services.metrics.transfers, "llm/b", "complete").inc()
     observe(services)
-    services.metrics.transfers.labels("llm/b", "complete").inc()
+    services.metrics.of_engine(services.metrics.transfers, "llm/b", "complete").inc()
     observe(services)
     assert series_of_engines(services) == set()
     other.set()

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from prfaas_bench import engine, gateway, sidecar
+from prfaas_bench import engine, gateway, planner, sidecar
 from prfaas_bench.control_plane import measure as control_plane
 from prfaas_bench.control_plane import results as control_plane_results
 
@@ -58,10 +58,16 @@ def _operator(rounds: int) -> tuple[str, Any]:
     return control_plane_results.table(result), asdict(result)
 
 
+def _planner(rounds: int) -> tuple[str, Any]:
+    results = planner.measure(rounds=rounds)
+    return planner.table(results), [asdict(result) for result in results]
+
+
 PARTS = {
     "sidecar": Part("Sidecar to sidecar", "prfaas bench --only sidecar", _sidecar),
     "gateway": Part("Gateway beside a direct request", "prfaas bench --only gateway", _gateway),
     "engine": Part("Connector inside the engine", "prfaas bench --only engine", _engine),
+    "planner": Part("Planner, from one route to fifty regions", "prfaas bench --only planner", _planner),
     "operator": Part("Operator and gateway in a cluster", "prfaas bench --only operator", _operator),
 }
 

@@ -29,7 +29,7 @@ _SKETCH_EDGES: tuple[float, ...] = tuple(
     2.0 ** (index / SKETCH_BINS_PER_OCTAVE) for index in range(-1, _SKETCH_BINS)
 )
 """Bin k lies between edges k and k + 1."""
-_EDGE_STEPS = 48
+_EDGE_STEPS = 32
 _NORMAL = NormalDist()
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from prfaas.commands.status.command import status
 from prfaas.kube.client import KubeClient
 from prfaas.kube.resources import EVENTS, PODS, PREFILL_POOLS, Object
 from prfaas_operator.runtime.planning_adapter import Planning
@@ -87,11 +87,16 @@ async def told(client: KubeClient, namespace: str, type_: str, reason: str) -> s
 
 
 async def screen(kubeconfig: Path, namespace: str) -> str:
-    arguments = ["-n", namespace, "--kubeconfig", str(kubeconfig)]
-    result = await asyncio.to_thread(
-        CliRunner(env={"COLUMNS": "400"}).invoke, status, arguments, catch_exceptions=False
+    """`prfaas status` as a user runs it: a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("prfaas"),
+        *("status", "-n", namespace, "--kubeconfig", str(kubeconfig)),
+        env={**os.environ, "COLUMNS": "400"},
+        stdout=asyncio.subprocess.PIPE,
     )
-    return result.output
+    shown, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0
+    return shown.decode()
 
 
 async def test_an_engine_that_is_out_of_memory(kubeconfig: Path, namespace: str) -> None:

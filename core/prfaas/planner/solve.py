@@ -21,7 +21,7 @@ _WHOLE = 1e-6
 _LEAST_SECONDS = 0.05
 # What the two searches of a large model get of the time that is left; the rest is for flows and duals.
 _NEAR_SHARE = 0.35
-_WHOLE_SHARE = 0.6
+_WHOLE_SHARE = 0.5
 _OPTIMAL, _LIMIT = 0, 1
 
 

@@ -36,6 +36,19 @@ def test_keys_come_in_the_order_in_which_they_were_added() -> None:
     assert [queue.pop(0.0) for _ in range(3)] == ["c", "a", "b"]
 
 
+def test_the_urgent_key_passes_all_others_and_runs_once_at_a_time() -> None:
+    queue = QueueCore[str](urgent="all")
+    queue.add("a", 0.0)
+    queue.add("b", 0.0)
+    queue.add_later("all", 0.0, 1.0)
+    assert queue.pop(0.5) == "a"
+    assert queue.pop(1.0) == "all"
+    queue.add("all", 1.5)
+    assert queue.pop(2.0) == "b"
+    queue.done("all", 3.0)
+    assert queue.pop(3.0) == "all"
+
+
 def test_failures_wait_longer_and_longer_up_to_a_bound_and_success_forgets_them() -> None:
     queue = QueueCore[str](first_retry_seconds=1.0, longest_retry_seconds=8.0)
     now, pauses = 0.0, []

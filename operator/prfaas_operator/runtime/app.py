@@ -133,6 +133,8 @@ class Operator:
             QueueCore(
                 first_retry_seconds=config.queue.first_retry_seconds,
                 longest_retry_seconds=config.queue.longest_retry_seconds,
+                # Its share of the time is bounded, and gateways wait for it.
+                urgent=FLEET,
             ),
             reconcile,
             workers=config.queue.workers,

@@ -20,9 +20,20 @@ K = TypeVar("K", bound=Hashable)
 
 
 class QueueCore(Generic[K]):
-    """Keys that are ready, that wait, and that are being worked on. Times are monotonic seconds."""
+    """Keys that are ready, that wait, and that are being worked on. Times are monotonic seconds.
 
-    def __init__(self, *, first_retry_seconds: float = 0.5, longest_retry_seconds: float = 120.0) -> None:
+    Args:
+        urgent: a key that is taken before all others that are ready.
+    """
+
+    def __init__(
+        self,
+        *,
+        first_retry_seconds: float = 0.5,
+        longest_retry_seconds: float = 120.0,
+        urgent: K | None = None,
+    ) -> None:
+        self._urgent = urgent
         self._first_retry_seconds = first_retry_seconds
         self._longest_retry_seconds = longest_retry_seconds
         self._ready: dict[K, float] = {}
@@ -53,11 +64,11 @@ class QueueCore(Generic[K]):
     def pop(self, now: float) -> K | None:
         """The key to work on now; the caller says `done` or `failed` later."""
         self._move_due(now)
-        for key in self._ready:
-            del self._ready[key]
-            self._running[key] = now
-            return key
-        return None
+        first = self._urgent if self._urgent in self._ready else next(iter(self._ready), None)
+        if first is not None:
+            del self._ready[first]
+            self._running[first] = now
+        return first
 
     def done(self, key: K, now: float, requeue_after_seconds: float | None = None) -> None:
         """The pass succeeded."""

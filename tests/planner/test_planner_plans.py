@@ -172,6 +172,21 @@ def test_a_ttft_bound_costs_instances_and_is_met_by_every_flow() -> None:
             assert rate <= 1e-6 or seconds <= 7.2 * (1 + 1e-6)
 
 
+def test_what_is_still_late_when_the_search_ends_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prfaas.planner.planner.ROUNDS_MAX", 1)
+    problem = two_regions(ttft_seconds=7.2)
+    found = solved(problem)
+    assert_feasible(problem, found)
+    assert 0 < found.served_per_second < 2.0
+    assert any("give more time_limit_seconds" in note for note in found.notes)
+    assert found.gap == 1.0
+    for flow in found.flows:
+        for rate, seconds in zip(flow.by_bucket, flow.ttft_seconds, strict=True):
+            assert rate <= 1e-6 or seconds <= 7.2 * (1 + 1e-6)
+
+
 def test_lengths_that_cannot_be_in_time_are_named_and_unserved() -> None:
     problem = two_regions(ttft_seconds=3.0)
     found = solved(problem)

@@ -24,7 +24,7 @@ from prfaas.planner import (
     Routing,
     direct_routes,
 )
-from prfaas_bench.planner import fleet
+from prfaas_bench.planner import SIZES, fleet, measure, table
 from tests.planner.planner_problems import assert_feasible, solved
 
 CLUSTERS = ("a", "b", "c")
@@ -160,6 +160,13 @@ def test_a_large_problem_is_weighed_in_one_search() -> None:
     assert found.gap == 0
     assert found.cost_gap is not None
     assert found.cost_gap < 0.03
+
+
+def test_the_benchmark_plans_and_prints_a_row_per_size() -> None:
+    assert fleet(3) == fleet(3)
+    results = measure(rounds=1, sizes=SIZES[:1])
+    assert (results[0].pools, results[0].served_share) == (3, 1.0)
+    assert "| 1 route | 3 | 2 |" in table(results)
 
 
 def test_weighing_and_staging_agree(monkeypatch: pytest.MonkeyPatch) -> None:

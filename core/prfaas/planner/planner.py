@@ -49,7 +49,7 @@ def plan(problem: Problem, options: Options, *, elapsed_seconds: Callable[[], fl
     limits = Limits(
         tuple(pool.utilisation_max for pool in problem.prefill_pools), waiting.out_of_reach(problem, pairs)
     )
-    solved = _within_ttft(
+    solved, limits, late = _within_ttft(
         problem, options, coefficients, pairs, limits, bool(contradictions), remaining_seconds
     )
     found = _bindings(solved, options, coefficients, limits, remaining_seconds)
@@ -58,7 +58,11 @@ def plan(problem: Problem, options: Options, *, elapsed_seconds: Callable[[], fl
         options,
         found,
         excluded,
-        notes=(*unreachable(problem, pairs, limits), *continued(problem, pairs)),
+        notes=(
+            *unreachable(problem, pairs, limits),
+            *continued(problem, pairs),
+            *_left_out(problem, pairs, late),
+        ),
         contradictions=contradictions,
     )
 
@@ -71,9 +75,14 @@ def _within_ttft(
     limits: Limits,
     short: bool,
     remaining_seconds: Callable[[], float],
-) -> Solved:
-    """Solve, and tighten utilisation until every planned flow meets its time to first token."""
+) -> tuple[Solved, Limits, frozenset[tuple[int, int]]]:
+    """Solve, and tighten utilisation until every planned flow meets its time to first token.
+
+    Returns the solution, the limits that it was found with, and what was left out of it because it was still
+    late when the rounds or the time ran out.
+    """
     solved: Solved | None = None
+    used = limits
     late: frozenset[tuple[int, int]] = frozenset()
     for _ in range(ROUNDS_MAX):
         before = remaining_seconds()
@@ -86,12 +95,22 @@ def _within_ttft(
             break
         late = waiting.too_late(solved.model, solved.values)
         if not late:
-            return solved
+            return solved, limits, late
+        used = limits
         limits = waiting.tightened(limits, solved.model, solved.values, late)
         if remaining_seconds() < before - remaining_seconds():
             break
     assert solved is not None  # noqa: S101 (the first round returns, raises or sets it)
-    return without(solved, late)
+    return without(solved, late), used, late
+
+
+def _left_out(problem: Problem, pairs: tuple[Pair, ...], late: frozenset[tuple[int, int]]) -> list[str]:
+    names = sorted({problem.decode_pools[pairs[position].decode].name for position, _ in late})
+    return [
+        f"{name}: some lengths are left unserved because no plan that is in time for them was found yet: "
+        "give more time_limit_seconds"
+        for name in names
+    ]
 
 
 def _bindings(
@@ -107,11 +126,11 @@ def _bindings(
     solver = Solver(model, options.gap, remaining_seconds)
     solver.fix(model.short, np.round(solved.values[model.short]))
     sizes = np.round(solved.values[model.instances])
-    unserved = options.goal is Goal.LEAST_COST and solved.served.value <= SERVED_TOLERANCE * max(
+    all_served = options.goal is Goal.LEAST_COST and solved.served.value <= SERVED_TOLERANCE * max(
         1.0, model.demand_per_second
     )
     try:
-        if unserved:
+        if all_served:
             solver.keep(objective, solved.served.value)
             relaxed = solved.relaxed or solver.relax(model.cost_per_hour, seconds=remaining_seconds() * 0.5)
             return () if relaxed is None else tuple(binding_rules.of_cost(model, solved.values, relaxed))

@@ -13,6 +13,11 @@ from prfaas.api.conditions import ConditionType
 from prfaas.api.v1alpha1 import Condition, ConditionStatus, PoolStatus, RevisionStatus
 from prfaas.kube.resources import PREFILL_POOLS
 from prfaas_operator.planning.values import EngineReport, ObservedPod
+from prfaas_operator.runtime.engine_reports import (
+    LONGEST_RETRY_SECONDS,
+    RETRIES_PER_SECOND,
+    longest_retry_seconds,
+)
 from prfaas_operator.runtime.planning_adapter import Planning
 from prfaas_operator.runtime.recorded_reports import recorded_reports
 from tests.helpers import eventually_async, free_port
@@ -67,6 +72,12 @@ def test_a_pod_that_became_ready_later_is_not_in_the_record() -> None:
 def test_engines_that_did_not_agree_are_asked_anew() -> None:
     for state in (ConditionStatus.FALSE, ConditionStatus.UNKNOWN):
         assert recorded(status_of(state), OLD_POD, {"a"}) == {}
+
+
+def test_sidecars_that_do_not_answer_are_asked_a_few_times_a_second_however_many_they_are() -> None:
+    assert longest_retry_seconds(1) == LONGEST_RETRY_SECONDS
+    for asked in (1000, 10_000):
+        assert asked / longest_retry_seconds(asked) <= RETRIES_PER_SECOND
 
 
 async def test_a_restart_writes_nothing_and_a_sidecar_that_fails_is_noticed(

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from prfaas.kube.resources import Object, Resource
 
-PAGE_OBJECTS = 500
+# A page is in memory as a whole, at ten times the size of its JSON, and a Deployment's is some 15 KB.
+PAGE_OBJECTS = 50
 CALL_SECONDS = 15.0
 
 

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 # A change that was listed may still be on its way through the watch.
 GRACE_SECONDS = 5.0
 FIRST_LOOK_SECONDS = 0.05
+# Metadata alone is small, and the comparison comes again and again.
+PAGE_OBJECTS = 250
 
 
 @dataclass
@@ -113,7 +115,9 @@ class Audit:
         listed: dict[Place, tuple[str, str]] = {}
         oldest = ""
         for namespace in self._namespaces:
-            async for page in self._api.pages(self._resource, namespace, metadata_only=True):
+            async for page in self._api.pages(
+                self._resource, namespace, metadata_only=True, page_objects=PAGE_OBJECTS
+            ):
                 if not oldest or is_newer(oldest, page.resource_version):
                     oldest = page.resource_version
                 for body in page.objects:

@@ -24,6 +24,8 @@ FINGERPRINT_CHARACTERS = 128
 AT_ONCE = 16
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 30.0
+# Of all sidecars that do not answer together: a thousand of them must not keep the operator busy.
+RETRIES_PER_SECOND = 5.0
 
 
 @dataclass(slots=True)
@@ -137,7 +139,7 @@ class EngineReports:
                     entry.failures,
                     chance,
                     first_seconds=FIRST_RETRY_SECONDS,
-                    longest_seconds=LONGEST_RETRY_SECONDS,
+                    longest_seconds=longest_retry_seconds(len(self._tasks)),
                 )
             )
 
@@ -153,6 +155,11 @@ class EngineReports:
             if not answer.content.at_eof():
                 raise ValueError(f"the answer is longer than {ANSWER_BYTES} bytes")
         return read_report(body)
+
+
+def longest_retry_seconds(asked: int) -> float:
+    """The longest pause of a pod's questions while so many pods are asked."""
+    return max(LONGEST_RETRY_SECONDS, asked / RETRIES_PER_SECOND)
 
 
 def read_report(body: bytes) -> EngineReport:

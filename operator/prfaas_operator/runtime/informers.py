@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import kopf
 
 from prfaas.api import keys
-from prfaas.kube.api import KubeApi
+from prfaas.kube.api import PAGE_OBJECTS, KubeApi
 from prfaas.kube.client import KubeClient
 from prfaas.kube.reflect import Added, Contact, Deleted, Modified, Synced, reflect
 from prfaas.kube.resources import (
@@ -171,7 +171,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.server_timeout = 290
     chosen.watching.client_timeout = 300
     chosen.watching.connect_timeout = 10
-    chosen.watching.chunk_size = 250
+    chosen.watching.chunk_size = PAGE_OBJECTS
     chosen.networking.request_timeout = 30
     chosen.networking.connect_timeout = 10
     chosen.queueing.idle_timeout = 1.0

@@ -119,8 +119,7 @@ class Curve:
 
     @classmethod
     def fitted(cls, points: Sequence[tuple[float, float]], *, degree: int, to_tokens: float) -> Curve:
-        """The polynomial of degree 1 or 2 with the least squared relative error at the points, from 1 token
-        on.
+        """The polynomial of degree 1 or 2 with the least squared relative error at the points.
 
         Raises:
             InvalidInputError: fewer points than coefficients, or a fit that is negative or falls somewhere.
@@ -152,9 +151,7 @@ class Curve:
         return self.from_tokens <= from_tokens and to_tokens <= self.to_tokens
 
     def at(self, tokens: float) -> float:
-        """The value at one length in tokens. LengthBeyondProfileError above the curve, unless it
-        extrapolates.
-        """
+        """The value at a length in tokens; LengthBeyondProfileError above, unless it extrapolates."""
         self.require(tokens, tokens)
         if tokens < self.from_tokens:
             return self.segments[0].at(self.from_tokens)
@@ -210,9 +207,7 @@ class Curve:
         return low
 
     def of_share(self, share: float) -> Curve:
-        """l ↦ curve(share·l): the curve when only that share of each prompt has to be processed (0 < share ≤
-        1).
-        """
+        """l ↦ curve(share·l): when only that share of each prompt, above 0, has to be processed."""
         if share == 1:
             return self
         require_positive("share", share)

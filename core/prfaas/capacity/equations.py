@@ -44,9 +44,7 @@ def remote_prefill_throughput(
 
 
 def local_prefill_throughput(instances: float, prefill_seconds: float) -> float:
-    """Eq. 4: Θ_pd-p = N_p / T_prefill(l_short), in requests per second; the cluster's own network never
-    binds.
-    """
+    """Eq. 4: Θ_pd-p = N_p / T_prefill(l_short), in requests/s; the local network never binds."""
     require_not_negative("instances", instances)
     return instances / require_positive("prefill_seconds", prefill_seconds)
 

@@ -116,8 +116,7 @@ class TruncatedLogNormal:
 
 @dataclass(frozen=True)
 class LengthSketch:
-    """Counted lengths in bins of equal ratio: 385 counters for 1 to 16.7 million tokens, whatever was
-    counted.
+    """Counted lengths in bins of equal ratio: 385 counters for 1 to 16.7 million tokens.
 
     Within a bin lengths count as evenly spread, so a quantile is off by 4.4 % at most (2^(1/16)) and a mean
     by less. Sketches merge exactly, and a factor below one makes an old one count less.
@@ -246,9 +245,7 @@ def share_above(lengths: Lengths, threshold_tokens: float) -> float:
 
 
 def mean_length(lengths: Lengths, from_tokens: float, to_tokens: float) -> float:
-    """E[L given from_tokens < L <= to_tokens] in tokens; to_tokens where no prompt is there (l_long,
-    l_short).
-    """
+    """l_long, l_short: E[L given from_tokens < L <= to_tokens]; to_tokens where no prompt is."""
     mass, first, _ = lengths.moments(from_tokens, to_tokens)
     return first / mass if mass > 0 else to_tokens
 
@@ -279,8 +276,7 @@ def square_mean_of(curve: Curve, lengths: Lengths, *, parts: int = 64) -> float:
 
 
 def equal_work_buckets(lengths: Lengths, count: int) -> tuple[Bucket, ...]:
-    """Buckets that hold equally many tokens each, shortest prompts first: the tail, where the work is, gets
-    more.
+    """Buckets that hold equally many tokens, shortest prompts first: the tail gets the most.
 
     Fewer than `count` come back where the distribution has too few different lengths.
     """

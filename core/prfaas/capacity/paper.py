@@ -87,9 +87,7 @@ PREFILL_H200_TABLE = Curve.from_points(
 PREFILL_H20 = Curve.polynomial(0.469, 1.300e-4, 2.94e-10, to_tokens=LONGEST_TOKENS)
 
 DECODE = DecodeRate(step_seconds=0.025, batch_max=20, output_tokens=1024)
-"""40 tokens per second, 1024 tokens of output, and the batch that Θ_pd-d = 3.91 requests/s of 5 instances
-implies.
-"""
+"""40 tokens/s, 1024 tokens of output, and the batch that Θ_pd-d = 3.91 of 5 instances implies."""
 
 LINK_BITS_PER_SECOND = 100e9
 

@@ -1,5 +1,4 @@
-"""The planner: sizes, thresholds and flows for any number of pools, links and prices. Needs the extra
-`planner`.
+"""Sizes, thresholds and flows for any number of pools and links. Needs the extra `planner`.
 
 Functions of values: no clock, no randomness, no input or output.
 """

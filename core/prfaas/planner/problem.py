@@ -1,5 +1,4 @@
-"""What the planner is asked: pools, links, quotas, demand, and which prefill pool may serve which decode
-pool.
+"""What the planner is asked: pools, links, quotas, demand, and who may serve whom.
 
 Frozen values in the units that their names say. Prices and carbon are per instance and hour; the currency is
 the caller's. Whatever one value can check about itself it checks when it is made; `routes.validated` checks
@@ -251,9 +250,7 @@ class Problem:
 
 
 class Goal(StrEnum):
-    """What is optimised first. Of equally good plans the cheapest is taken, of equally cheap ones the
-    calmest.
-    """
+    """What is optimised first. Then, of equals, the cheapest plan is taken, and the calmest."""
 
     MOST_SERVED = "MostServed"
     """The largest factor on all arrivals that can be served (Λ_max for arrivals of 1)."""

@@ -26,9 +26,7 @@ _OPTIMAL, _LIMIT = 0, 1
 
 
 class PlanTimeoutError(Exception):
-    """No plan was found in the time given. Retryable with more time; until then the previous plan is in
-    force.
-    """
+    """No plan was found in time. Retryable with more; until then the previous plan is in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,8 @@ class Stage:
     """What one stage reached: to be minimised.
 
     Attributes:
-        value: of the objective. bound: no plan can be below it.
+        value: of the objective.
+        bound: no plan can be below it.
     """
 
     value: float
@@ -110,8 +109,7 @@ class Solver:
         return rounded, Stage(float(objective @ rounded), relaxed.objective)
 
     def minimise_near(self, objective: Floats, relaxed: Relaxation) -> tuple[Floats, Stage] | None:
-        """For large models: first a solution near a relaxation, then what a search of the whole still
-        improves.
+        """First a solution near a relaxation, then what a search of the whole still improves.
 
         The first search may use only the pairs that the relaxation uses, and instances up to the next whole
         number above the relaxation's: a small part of the columns, so that an answer is there early. The

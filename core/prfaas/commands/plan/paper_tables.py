@@ -1,6 +1,4 @@
-"""The paper's tables and figures by the capacity model and the planner, as Markdown: the page
-docs/results.md.
-"""
+"""The paper's tables and figures by this code, as Markdown: the page docs/results.md."""
 
 from __future__ import annotations
 

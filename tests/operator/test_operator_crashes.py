@@ -85,7 +85,6 @@ async def test_the_number_of_writes_is_known(kubeconfig: Path, namespace: str) -
 
 
 # Killed in the middle of whatever it does: nothing is closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("moment", list(Moment))
 @pytest.mark.parametrize("number", range(WRITES))
 async def test_killed_at_a_write(kubeconfig: Path, namespace: str, number: int, moment: Moment) -> None:

@@ -213,7 +213,6 @@ async def test_a_stolen_lease_ends_the_process_without_another_write(
 
 
 # aiohttp leaves TLS connections that the restart broke to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_the_api_server_is_restarted(own_api_server: ApiServer) -> None:
     namespace = "default"
     long_lease = {

@@ -82,15 +82,19 @@ def workloads_available(seen: Picture) -> Finding:
     if seen.diagnosis is not None:
         return Finding(type_, ConditionStatus.FALSE, seen.diagnosis.reason, f"{count}.{why}")
     if seen.ready == 0 and all(pod.restarts == 0 for pod in seen.alive):
-        return Finding(
-            type_,
-            ConditionStatus.FALSE,
-            Reason.STARTING,
-            f"{count}: engines are loading, or pods are to come.",
-        )
+        return Finding(type_, ConditionStatus.FALSE, Reason.STARTING, f"{count}: {_what_starts(seen)}.")
     return Finding(
         type_, ConditionStatus.FALSE, Reason.NOT_ENOUGH_READY, f"{count}, {seen.enough} are needed."
     )
+
+
+def _what_starts(seen: Picture) -> str:
+    if not seen.alive:
+        return "pods are to come"
+    nodeless = sum(not pod.node for pod in seen.alive)
+    if nodeless == len(seen.alive):
+        return "all wait for a node; ScalingLimited says why"
+    return "engines are loading" + (f", {nodeless} wait for a node" if nodeless else "")
 
 
 def hindrance(available: Finding) -> Finding:

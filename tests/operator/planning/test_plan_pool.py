@@ -374,3 +374,11 @@ def test_whatever_changes_half_way_it_settles(
     assert world.deployments()["engine-3"] == second
     assert sum(world.deployments().values()) == second
     assert world.plan().is_empty
+
+
+def test_pods_without_a_node_are_not_called_loading() -> None:
+    world = World(observed())
+    world.accelerators = 0
+    world.settle()
+    assert world.condition("WorkloadsAvailable") == ("False", "Starting")
+    assert "all wait for a node; ScalingLimited says why" in world.message("WorkloadsAvailable")

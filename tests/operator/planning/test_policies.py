@@ -35,7 +35,7 @@ from prfaas_operator.planning.values import (
     UserBudget,
 )
 from tests.operator.planning.pool_world import CRASHING, NOW, SETTINGS, observed, settled, spec
-from tests.operator.planning.test_routes import route_spec
+from tests.operator.planning.test_route_plans import route_spec
 
 
 def pod(name: str, **changes: Any) -> ObservedPod:

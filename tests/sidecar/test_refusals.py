@@ -12,6 +12,7 @@ from prfaas_connector.local_api.units import Lane
 from prfaas_demo.certificates import Authority, ca
 from prfaas_sidecar.protocol import bodies
 from prfaas_sidecar.protocol.frames import HEADER, FrameType
+from tests.helpers import eventually_async
 from tests.sidecar.fake_engine import FINGERPRINT, Refusal, everything, lanes_of
 from tests.sidecar.harness import CONSUMER, PRODUCER, Pair, sidecar, transfer_id
 from tests.sidecar.wire import plain_client, tls_client
@@ -37,7 +38,7 @@ async def test_a_certificate_of_another_ca_is_refused(two: Pair, tmp_path: Path)
         listener="peer",
         reason="certificate_untrusted",
     )
-    assert two.producer.said("connection refused")
+    await eventually_async(lambda: two.producer.said("connection refused"))
 
 
 async def test_an_expired_certificate_is_refused(two: Pair, tmp_path: Path) -> None:

@@ -37,12 +37,20 @@ class Reason(StrEnum):
     """Why a request went where it went."""
 
     OVER_THRESHOLD = "OverThreshold"
+    CACHED_ELSEWHERE = "CachedElsewhere"
+    DECODE_BUSY = "DecodeBusy"
+    DEADLINE = "Deadline"
 
     OBSERVED = "Observed"
     NOT_IN_CANARY = "NotInCanary"
 
     UNDER_THRESHOLD = "UnderThreshold"
     CACHED_HERE = "CachedHere"
+    PREFILL_BUSY = "PrefillBusy"
+    PREFILL_FULL = "PrefillFull"
+    LINK_BUSY = "LinkBusy"
+    LINK_SCARCE = "LinkScarce"
+    SLO_FALLBACK = "SloFallback"
     NO_ROUTE = "NoRoute"
     REMOTE_DISABLED = "RemoteDisabled"
     NO_PREFILL_ENGINE = "NoPrefillEngine"

@@ -1,0 +1,38 @@
+"""The short-term scheduler: where a prompt is prefilled now, who is served next, and what is refused.
+
+Functions of values: no clock, no chance, no input or output. The gateway asks it for each request, the
+simulator for each simulated one, and the operator to judge what was observed.
+"""
+
+from prfaas.scheduling.admission import Demand, Refusal, Shed, SloClass, admit
+from prfaas.scheduling.anytime import first_kv_patience_seconds
+from prfaas.scheduling.decision import CacheCopy, Choice, schedule, worth_copying
+from prfaas.scheduling.fairness import Claim, FairQueue
+from prfaas.scheduling.regime import LinkSample, Regime, RegimeRule, advance
+from prfaas.scheduling.views import CompiledCurve, DecodeSide, Link, Producer, Rule, WireSize, Work
+
+__all__ = [
+    "CacheCopy",
+    "Choice",
+    "Claim",
+    "CompiledCurve",
+    "DecodeSide",
+    "Demand",
+    "FairQueue",
+    "Link",
+    "LinkSample",
+    "Producer",
+    "Refusal",
+    "Regime",
+    "RegimeRule",
+    "Rule",
+    "Shed",
+    "SloClass",
+    "WireSize",
+    "Work",
+    "admit",
+    "advance",
+    "first_kv_patience_seconds",
+    "schedule",
+    "worth_copying",
+]

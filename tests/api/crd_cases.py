@@ -22,7 +22,11 @@ SPECS = {
     "DecodePool": POOL_SPEC,
     "PrefillRoute": ROUTE_SPEC,
     "ModelKVProfile": PROFILE_SPEC,
+    "Region": {"peer": {"address": "gw.example.org:7410"}},
+    "KVLink": {"source": {"region": "eu"}, "destination": {"region": "us"}},
 }
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+NAMES = {"KVLink": "eu-us"}
 POOLS = ("PrefillPool", "DecodePool")
 
 
@@ -37,7 +41,7 @@ class Case:
     kinds: tuple[str, ...]
     changes: dict[str, Any]
     refusal: str | None = None
-    name: str = "example"
+    name: str | None = None
 
     def __str__(self) -> str:
         return self.what
@@ -46,11 +50,11 @@ class Case:
         return [changed(minimal(kind, self.name), self.changes) for kind in self.kinds]
 
 
-def minimal(kind: str, name: str = "example") -> Object:
+def minimal(kind: str, name: str | None = None) -> Object:
     return {
         "apiVersion": "prfaas.io/v1alpha1",
         "kind": kind,
-        "metadata": {"name": name},
+        "metadata": {"name": name or NAMES.get(kind, "example")},
         "spec": copy.deepcopy(SPECS[kind]),
     }
 
@@ -87,6 +91,29 @@ LWS = {"size": 2, "workerTemplate": TEMPLATE}
 LONG_NAME = "a" * 41
 
 ACCEPTED = (
+    Case(
+        "a pool in two clusters",
+        POOLS,
+        {
+            "spec.placement.clusters": [
+                {"name": "eu", "replicas": 2},
+                {"name": "us", "minReplicas": 1, "maxReplicas": 4},
+            ]
+        },
+    ),
+    Case("a route in one cluster", ("PrefillRoute",), {"spec.placement.clusters": [{"name": "eu"}]}),
+    Case("a port of the node", POOLS, {"spec.transport": {"reach": "HostPort", "hostPort": 17400}}),
+    Case("a bundle", ("Region",), {"spec.trustBundle": CERTIFICATE, "spec.clusters": ["a", "b"]}),
+    Case("a peer with an IPv6 address", ("Region",), {"spec.peer.address": "[fd00::1]:7410"}),
+    Case(
+        "a link with capacity, budget and price",
+        ("KVLink",),
+        {
+            "spec.capacityBitsPerSecond": 10**10,
+            "spec.budgetBytesPerMonth": 10**15,
+            "spec.pricePerGibibyte": 0.02,
+        },
+    ),
     Case("a minimal pool", POOLS, {}),
     Case("a minimal route", ROUTE, {}),
     Case("a minimal profile", PROFILE, {}),
@@ -144,6 +171,48 @@ ACCEPTED = (
 )
 
 REFUSED = (
+    Case(
+        "bounds of a cluster the wrong way round",
+        POOLS,
+        {"spec.placement.clusters": [{"name": "eu", "minReplicas": 4, "maxReplicas": 1}]},
+        "minReplicas of a cluster must not exceed its maxReplicas",
+    ),
+    Case("a placement of nothing", POOLS, {"spec.placement.clusters": []}, "should have at least 1 items"),
+    Case(
+        "a port of the node without its reach",
+        POOLS,
+        {"spec.transport": {"hostPort": 17400}},
+        "transport.hostPort is needed with transport.reach HostPort",
+    ),
+    Case(
+        "a reach by node without its port",
+        POOLS,
+        {"spec.transport": {"reach": "HostPort"}},
+        "transport.hostPort is needed with transport.reach HostPort",
+    ),
+    Case(
+        "a bundle that is none",
+        ("Region",),
+        {"spec.trustBundle": "nothing"},
+        "trustBundle must hold certificates in PEM",
+    ),
+    Case(
+        "a bundle with a key",
+        ("Region",),
+        {"spec.trustBundle": CERTIFICATE + "-----BEGIN EC PRIVATE KEY-----"},
+        "trustBundle must not hold a private key",
+    ),
+    Case("a peer without a port", ("Region",), {"spec.peer.address": "gw.example.org"}, "spec.peer.address"),
+    Case("a region with a long name", ("Region",), {}, "a region's name has at most 63", name="r" * 64),
+    Case("a region with dots", ("Region",), {}, "lowercase letters, digits and dashes", name="eu.west"),
+    Case(
+        "a link to itself",
+        ("KVLink",),
+        {"spec.destination.region": "eu"},
+        "source and destination must be different regions",
+        name="eu-eu",
+    ),
+    Case("a link of another name", ("KVLink",), {}, "a KVLink is named", name="example"),
     Case("a name of 41 characters", POOLS, {}, "a pool's name has at most 40 characters", name=LONG_NAME),
     Case(
         "a name with a dot",
@@ -307,6 +376,15 @@ class Update:
 
 
 UPDATES = (
+    Update("a link's budget may change", ("KVLink",), {"spec.budgetBytesPerMonth": 5}),
+    Update("a link's source may not", ("KVLink",), {"spec.source.region": "as"}, "source is immutable"),
+    Update(
+        "a link's destination may not",
+        ("KVLink",),
+        {"spec.destination.region": "as"},
+        "destination is immutable",
+    ),
+    Update("a region's bundle may change", ("Region",), {"spec.trustBundle": CERTIFICATE}),
     Update("the model's revision may change", POOLS, {"spec.model.revision": "v2"}),
     Update("the model's name may not", POOLS, {"spec.model.name": "other"}, "model.name is immutable"),
     Update("the engine's arguments may change", POOLS, {"spec.engine.extraArgs": ["--seed=1"]}),

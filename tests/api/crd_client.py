@@ -12,6 +12,7 @@ from prfaas.api.keys import GROUP, VERSION
 
 Object = dict[str, Any]
 PLURALS = {kind.name: kind.plural for kind in KINDS}
+CLUSTER_SCOPED = {kind.name for kind in KINDS if not kind.namespaced}
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
@@ -24,19 +25,31 @@ class Resources:
         self._namespace = namespace
 
     def create(self, body: Object, **options: Any) -> Object:
-        result: Object = self._objects.create_namespaced_custom_object(
-            *self._place(body["kind"]), body, **options
-        )
+        if body["kind"] in CLUSTER_SCOPED:
+            place = GROUP, VERSION, PLURALS[body["kind"]]
+            result: Object = self._objects.create_cluster_custom_object(*place, body, **options)
+        else:
+            result = self._objects.create_namespaced_custom_object(
+                *self._place(body["kind"]), body, **options
+            )
         return result
+
+    def delete_cluster_scoped(self, kind: str, name: str) -> None:
+        self._objects.delete_cluster_custom_object(GROUP, VERSION, PLURALS[kind], name)
 
     def get(self, kind: str, name: str) -> Object:
         result: Object = self._objects.get_namespaced_custom_object(*self._place(kind), name)
         return result
 
     def merge(self, kind: str, name: str, body: Object, **options: Any) -> Object:
-        result: Object = self._objects.patch_namespaced_custom_object(
-            *self._place(kind), name, body, _content_type=MERGE, **options
-        )
+        if kind in CLUSTER_SCOPED:
+            result: Object = self._objects.patch_cluster_custom_object(
+                GROUP, VERSION, PLURALS[kind], name, body, _content_type=MERGE, **options
+            )
+        else:
+            result = self._objects.patch_namespaced_custom_object(
+                *self._place(kind), name, body, _content_type=MERGE, **options
+            )
         return result
 
     def apply(self, body: Object, manager: str, *, force: bool = False) -> Object:

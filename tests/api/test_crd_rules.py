@@ -13,7 +13,7 @@ from kubernetes.client import ApiException
 from prfaas.api.crds.definitions import KINDS, root_schema
 from prfaas.api.v1alpha1.schema import VALIDATIONS
 from tests.api.crd_cases import ACCEPTED, REFUSED, UPDATES, Case, Update, changed, minimal
-from tests.api.crd_client import Resources
+from tests.api.crd_client import CLUSTER_SCOPED, Resources
 from tests.cluster_fixtures import client_of
 
 DRY_RUN = {"dry_run": "All", "field_validation": "Strict"}
@@ -51,15 +51,19 @@ def test_is_refused_with_a_reason(anywhere: Resources, case: Case) -> None:
 @pytest.mark.parametrize("update", UPDATES, ids=str)
 def test_updates(resources: Resources, update: Update) -> None:
     for kind in update.kinds:
-        resources.create(minimal(kind))
+        name = resources.create(minimal(kind))["metadata"]["name"]
         change = changed({}, update.changes)
-        if update.refusal is None:
-            resources.merge(kind, "example", change)
-            continue
-        with pytest.raises(ApiException) as refused:
-            resources.merge(kind, "example", change)
-        assert refused.value.status == 422
-        assert update.refusal in message_of(refused.value)
+        try:
+            if update.refusal is None:
+                resources.merge(kind, name, change)
+                continue
+            with pytest.raises(ApiException) as refused:
+                resources.merge(kind, name, change)
+            assert refused.value.status == 422
+            assert update.refusal in message_of(refused.value)
+        finally:
+            if kind in CLUSTER_SCOPED:
+                resources.delete_cluster_scoped(kind, name)
 
 
 def test_a_misspelt_field_is_refused_when_asked_to_be_strict(anywhere: Resources) -> None:

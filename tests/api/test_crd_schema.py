@@ -105,11 +105,11 @@ def test_the_repository_holds_what_the_models_say() -> None:
 
 def test_writing_brings_a_checkout_up_to_date(tmp_path: Path) -> None:
     assert write(tmp_path) == sorted(generated())
-    left_over = tmp_path / "crds" / "kvlinks.prfaas.io.yaml"
+    left_over = tmp_path / "crds" / "otherthings.prfaas.io.yaml"
     left_over.write_text("old")
     changed = tmp_path / "docs" / "api.md"
     changed.write_text("by hand")
-    assert differences(tmp_path) == [Path("crds/kvlinks.prfaas.io.yaml"), Path("docs/api.md")]
+    assert differences(tmp_path) == [Path("crds/otherthings.prfaas.io.yaml"), Path("docs/api.md")]
     write(tmp_path)
     assert not left_over.exists()
     assert differences(tmp_path) == []

@@ -23,6 +23,7 @@ from prfaas.api.v1alpha1 import (
     KVStatus,
     LocalOnlyStatus,
     PairStatus,
+    PlacedStatus,
     PoolStatus,
     PrefillPool,
     PrefillRoute,
@@ -184,6 +185,18 @@ def test_every_field_of_a_pools_status_comes_back_as_it_was_written(resources: R
         scaling=ScalingStatus(
             last_decision=ScalingDecision(time=TIME, from_replicas=2, to_replicas=3, reason="Held")
         ),
+        clusters=(
+            PlacedStatus(
+                name="eu",
+                region="eu",
+                desired_replicas=4,
+                ready_replicas=2,
+                reason="Serving",
+                message="no",
+                stale=True,
+            ),
+        ),
+        placed="eu 2/4",
         conditions=(Condition.model_validate(condition("Ready")),),
     )
     assert unset(status) == []
@@ -233,8 +246,27 @@ def test_columns_of_a_pool_say_whether_it_is_well_and_why_not(resources: Resourc
     }
     resources.apply_status("PrefillPool", "example", status, "operator")
     narrow = resources.table("PrefillPool", wide=False)[0]
-    assert list(narrow) == ["Name", "Model", "Desired", "Available", "Ready", "Reason", "Limited-By", "Age"]
-    assert list(narrow.values())[:-1] == ["example", "chat", 4, 2, "False", "NotEnoughReady", "NoCapacity"]
+    assert list(narrow) == [
+        "Name",
+        "Model",
+        "Desired",
+        "Available",
+        "Ready",
+        "Reason",
+        "Limited-By",
+        "Clusters",
+        "Age",
+    ]
+    assert list(narrow.values())[:-1] == [
+        "example",
+        "chat",
+        4,
+        2,
+        "False",
+        "NotEnoughReady",
+        "NoCapacity",
+        None,
+    ]
     wide = resources.table("PrefillPool", wide=True)[0]
     assert wide["Message"] == "2 of 4 instances are ready"
     assert (wide["Mode"], wide["Engine"]) == ("Static", "VLLM")

@@ -41,6 +41,15 @@ _ACCEPTED = {
         "The pools of a route, or a pool and its profile, name different models.",
     ),
     Reason.ROUTE_CONFLICT: ("False", "An older route is about the same decode pool; that one counts."),
+    Reason.HOST_PORT_NOT_ALLOWED: (
+        "False",
+        "`transport.hostPort` is not in the range that the operator's configuration allows "
+        "(`federation.hostPorts`).",
+    ),
+    Reason.KV_PROXY_MISSING: (
+        "False",
+        "`transport.reach` Passthrough needs the region's proxy: set `federation.kvProxyAddress`.",
+    ),
     Reason.ANNOTATION_INVALID: ("False", "`prfaas.io/hold` or `prfaas.io/local-only` cannot be read."),
 }
 _RESOLVED_REFS = {
@@ -54,6 +63,7 @@ _RESOLVED_REFS = {
     ),
     Reason.SERVICE_ACCOUNT_NOT_FOUND: ("False", "The template names a ServiceAccount that does not exist."),
     Reason.VOLUME_NOT_SHAREABLE: ("False", "Several instances would share a volume that only one can mount."),
+    Reason.UNKNOWN_CLUSTER: ("False", "A placement names a cluster that no Region has; it is left out."),
     Reason.DECODE_POOL_NOT_FOUND: ("False", "`decodePoolRef` names no DecodePool."),
     Reason.PREFILL_POOL_NOT_FOUND: ("False", "One of `prefillPoolRefs` names no PrefillPool."),
 }
@@ -117,6 +127,7 @@ _SCALING_LIMITED = {
     Reason.HELD: ("True", "`prfaas hold` keeps the number until it ends."),
 }
 _READY = {
+    Reason.PLACED_ELSEWHERE: ("Unknown", "The placement names other clusters: this one makes nothing of it."),
     Reason.SERVING: ("True", "A pool that serves."),
     Reason.SCALED_TO_ZERO: ("True", "A pool of which no instance is wanted."),
     Reason.ENFORCING: ("True", "A route in mode Enforce with a pair that can exchange KV."),
@@ -141,6 +152,93 @@ _STALLED = {Reason.NOT_STALLED: ("False", "Nothing waits for a person.")}
 
 # Status and meaning by reason, by type. A Ready that is False and a Stalled that is True carry the reason of
 # the detail that made them so.
+_REACHABLE = {
+    Reason.OWN_REGION: ("True", "It is this cluster's own region."),
+    Reason.REACHED: ("True", "Gateways here hear its gateways."),
+    Reason.NO_PEER_ADDRESS: ("False", "`peer.address` is absent, so nothing can be prefilled there."),
+    Reason.NAME_NOT_RESOLVED: ("False", "The name in `peer.address` has no address here: look at the DNS."),
+    Reason.CONNECTION_FAILED: (
+        "False",
+        "Nobody takes a connection at `peer.address`: look at routes, firewalls and the region's Service.",
+    ),
+    Reason.TLS_FAILED: (
+        "False",
+        "The handshake fails; the message says where and why: compare `trustBundle` with the region's "
+        "authority, and look for certificates that have ended.",
+    ),
+    Reason.WRONG_IDENTITY: (
+        "False",
+        "Somebody else answers at `peer.address`: it has to be a gateway of this region.",
+    ),
+    Reason.NOT_AUTHORISED: (
+        "False",
+        "The region does not know this one: it needs this region's Region object, with its trustBundle.",
+    ),
+    Reason.CLOCKS_DIFFER: ("False", "The clocks differ by more than certificates allow for: look at NTP."),
+    Reason.SILENT: ("False", "It was heard before, and says nothing now."),
+    Reason.NOT_LOOKED_YET: ("Unknown", "No gateway here has told yet."),
+}
+_TRUST_BUNDLE_VALID = {
+    Reason.BUNDLE_VALID: ("True", "The bundle can be used."),
+    Reason.ROTATING: ("True", "The bundle has more than one authority: one is being replaced."),
+    Reason.BUNDLE_MISSING: ("False", "`trustBundle` is absent: nobody of the region is believed."),
+    Reason.BUNDLE_UNREADABLE: ("False", "`trustBundle` holds no certificates of authorities."),
+    Reason.AUTHORITY_EXPIRED: ("False", "All its authorities have ended: begin a rotation in that region."),
+}
+_REPORT_FRESH = {
+    Reason.REPORTED: ("True", "All clusters have renewed their Leases within 30 seconds."),
+    Reason.LEASE_STALE: (
+        "False",
+        "A cluster has not renewed its Lease; the message names it and since when.",
+    ),
+    Reason.NEVER_REPORTED: ("Unknown", "A cluster has never been heard of: has it joined?"),
+}
+_HUB_REACHABLE = {
+    Reason.HUB_ANSWERS: ("True", "The hub answers."),
+    Reason.NO_HUB: ("True", "`federation.source` is Local, or this cluster is the hub: none is needed."),
+    Reason.HUB_SILENT: ("False", "The hub does not answer. Everything goes on with what was last wanted."),
+    Reason.HUB_REFUSES: ("False", "The hub refuses: rights or token; the message says which."),
+}
+_MIRROR_READY = {
+    Reason.MIRRORED: ("True", "All that the hub wants here is here."),
+    Reason.NO_HUB: ("True", "Nothing is mirrored here."),
+    Reason.MIRRORING: ("Unknown", "The hub has not been listed yet."),
+    Reason.NAME_CLASH: ("False", "An object of the same name is here already, and not from the hub."),
+    Reason.MIRROR_REFUSED: (
+        "False",
+        "Something may not be, or cannot be, carried out here; the message says what.",
+    ),
+    Reason.FROZEN: (
+        "False",
+        "The hub is another one, or much is gone at once: nothing is changed until `prfaas federation "
+        "accept-deletes`, or until it is back.",
+    ),
+}
+_TOKEN_VALID = {
+    Reason.TOKEN_TAKEN: ("True", "The hub takes the token."),
+    Reason.NO_HUB: ("True", "None is needed."),
+    Reason.TOKEN_ENDS_SOON: ("False", "The token ends within a week: run `prfaas federation join` again."),
+    Reason.TOKEN_REFUSED: ("False", "The hub refuses the token: run `prfaas federation join` again."),
+}
+_HEALTHY = {
+    Reason.MEASURED: ("True", "KV came through lately, at a good pace."),
+    Reason.IDLE: ("Unknown", "No KV has come through lately."),
+    Reason.SLOW: ("False", "Much slower than its capacity says."),
+    Reason.LOSSY: ("False", "Many segments have to be sent again."),
+    Reason.TRANSFERS_FAIL: ("False", "Transfers fail; the message has the code."),
+}
+_CONGESTED = {
+    Reason.SATURATED: ("True", "It carries as much as it can."),
+    Reason.BUDGET_SPENT: ("True", "The month's budget is spent: prompts stay local."),
+    Reason.NOT_SATURATED: ("False", "There is room."),
+    Reason.IDLE: ("False", "No KV has come through lately."),
+}
+_DOWN = {
+    Reason.TRANSFERS_FAIL: ("True", "Nothing comes through; the message has the code."),
+    Reason.CARRIES: ("False", "KV comes through."),
+    Reason.IDLE: ("Unknown", "Nothing was tried lately."),
+}
+
 REASON_TEXTS: Final[dict[ConditionType, dict[Reason, tuple[str, str]]]] = {
     ConditionType.READY: _READY,
     ConditionType.RECONCILING: _RECONCILING,
@@ -151,4 +249,13 @@ REASON_TEXTS: Final[dict[ConditionType, dict[Reason, tuple[str, str]]]] = {
     ConditionType.KV_COMPATIBLE: _KV_COMPATIBLE,
     ConditionType.SCALING_ACTIVE: _SCALING_ACTIVE,
     ConditionType.SCALING_LIMITED: _SCALING_LIMITED,
+    ConditionType.REACHABLE: _REACHABLE,
+    ConditionType.TRUST_BUNDLE_VALID: _TRUST_BUNDLE_VALID,
+    ConditionType.REPORT_FRESH: _REPORT_FRESH,
+    ConditionType.HUB_REACHABLE: _HUB_REACHABLE,
+    ConditionType.MIRROR_READY: _MIRROR_READY,
+    ConditionType.TOKEN_VALID: _TOKEN_VALID,
+    ConditionType.HEALTHY: _HEALTHY,
+    ConditionType.CONGESTED: _CONGESTED,
+    ConditionType.DOWN: _DOWN,
 }

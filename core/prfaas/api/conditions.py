@@ -27,6 +27,15 @@ class ConditionType(StrEnum):
     KV_COMPATIBLE = "KVCompatible"
     SCALING_ACTIVE = "ScalingActive"
     SCALING_LIMITED = "ScalingLimited"
+    REACHABLE = "Reachable"
+    TRUST_BUNDLE_VALID = "TrustBundleValid"
+    REPORT_FRESH = "ReportFresh"
+    HUB_REACHABLE = "HubReachable"
+    MIRROR_READY = "MirrorReady"
+    TOKEN_VALID = "TokenValid"  # noqa: S105  (a type of condition)
+    HEALTHY = "Healthy"
+    CONGESTED = "Congested"
+    DOWN = "Down"
 
 
 TYPE_TEXTS: Final = {
@@ -40,6 +49,15 @@ TYPE_TEXTS: Final = {
     ConditionType.KV_COMPATIBLE: "KV of the engines concerned means the same to all of them.",
     ConditionType.SCALING_ACTIVE: "Whoever is to decide on the number of engine instances can do so.",
     ConditionType.SCALING_LIMITED: "Something keeps the number of engine instances from what is wanted.",
+    ConditionType.REACHABLE: "Gateways of this cluster can use the region's gateways.",
+    ConditionType.TRUST_BUNDLE_VALID: "The region's trustBundle can be read, and its authorities are valid.",
+    ConditionType.REPORT_FRESH: "In the hub: each cluster of the region has renewed its Lease lately.",
+    ConditionType.HUB_REACHABLE: "On the own region: the hub answers to this cluster's operator.",
+    ConditionType.MIRROR_READY: "On the own region: what the hub wants of this cluster is here.",
+    ConditionType.TOKEN_VALID: "On the own region: the token for the hub is taken, and not about to end.",
+    ConditionType.HEALTHY: "KV gets through the link as it should.",
+    ConditionType.CONGESTED: "The link carries as much as it can or may.",
+    ConditionType.DOWN: "No KV gets through the link.",
 }
 
 
@@ -115,6 +133,56 @@ class Reason(StrEnum):
     OBSERVING = "Observing"
     LOCAL_ONLY = "LocalOnly"
     NO_READY_PAIR = "NoReadyPair"
+
+    # of a pool that other clusters run
+    PLACED_ELSEWHERE = "PlacedElsewhere"
+    UNKNOWN_CLUSTER = "UnknownCluster"
+    HOST_PORT_NOT_ALLOWED = "HostPortNotAllowed"
+    KV_PROXY_MISSING = "KVProxyMissing"
+
+    # of a region
+    OWN_REGION = "OwnRegion"
+    REACHED = "Reached"
+    NO_PEER_ADDRESS = "NoPeerAddress"
+    NAME_NOT_RESOLVED = "NameNotResolved"
+    CONNECTION_FAILED = "ConnectionFailed"
+    TLS_FAILED = "TLSFailed"
+    WRONG_IDENTITY = "WrongIdentity"
+    NOT_AUTHORISED = "NotAuthorised"
+    CLOCKS_DIFFER = "ClocksDiffer"
+    SILENT = "Silent"
+    NOT_LOOKED_YET = "NotLookedYet"
+    BUNDLE_VALID = "BundleValid"
+    BUNDLE_MISSING = "BundleMissing"
+    BUNDLE_UNREADABLE = "BundleUnreadable"
+    AUTHORITY_EXPIRED = "AuthorityExpired"
+    ROTATING = "Rotating"
+    REPORTED = "Reported"
+    LEASE_STALE = "LeaseStale"
+    NEVER_REPORTED = "NeverReported"
+    HUB_ANSWERS = "HubAnswers"
+    HUB_SILENT = "HubSilent"
+    HUB_REFUSES = "HubRefuses"
+    NO_HUB = "NoHub"
+    MIRRORED = "Mirrored"
+    MIRRORING = "Mirroring"
+    NAME_CLASH = "NameClash"
+    MIRROR_REFUSED = "MirrorRefused"
+    FROZEN = "Frozen"
+    TOKEN_TAKEN = "TokenTaken"  # noqa: S105  (a reason)
+    TOKEN_ENDS_SOON = "TokenEndsSoon"  # noqa: S105  (a reason)
+    TOKEN_REFUSED = "TokenRefused"  # noqa: S105  (a reason)
+
+    # of a link
+    MEASURED = "Measured"
+    IDLE = "Idle"
+    SLOW = "Slow"
+    LOSSY = "Lossy"
+    SATURATED = "Saturated"
+    NOT_SATURATED = "NotSaturated"
+    BUDGET_SPENT = "BudgetSpent"
+    TRANSFERS_FAIL = "TransfersFail"
+    CARRIES = "Carries"
 
     # Ready, Reconciling and Stalled of all
     SERVING = "Serving"

@@ -14,6 +14,8 @@ PREFILL_POOL: Final = "PrefillPool"
 DECODE_POOL: Final = "DecodePool"
 PREFILL_ROUTE: Final = "PrefillRoute"
 MODEL_KV_PROFILE: Final = "ModelKVProfile"
+REGION: Final = "Region"
+KV_LINK: Final = "KVLink"
 
 # A Deployment is named <pool>-<hash> and a pod <pool>-<hash>-<hash>-<suffix>; all must stay below 63.
 POOL_NAME_MAX_CHARACTERS: Final = 40
@@ -35,10 +37,18 @@ ANNOTATION_INJECTION: Final = "prfaas.io/injection"
 ANNOTATION_HOLD: Final = "prfaas.io/hold"
 ANNOTATION_LOCAL_ONLY: Final = "prfaas.io/local-only"
 
+# Objects that the mirror made from those of the hub (docs/federation.md).
+LABEL_MIRRORED: Final = "prfaas.io/mirrored"
+ANNOTATION_MIRRORED_FROM: Final = "prfaas.io/mirrored-from"
+ANNOTATION_ACCEPT_DELETES: Final = "prfaas.io/accept-deletes"
+
 MANAGER_CHILDREN: Final = "prfaas-operator"
 MANAGER_STATUS: Final = "prfaas-operator-status"
 MANAGER_SCALE: Final = "prfaas-operator-scale"
 MANAGER_CLI: Final = "prfaas-cli"
+MANAGER_MIRROR: Final = "prfaas-mirror"
+MANAGER_AGGREGATOR: Final = "prfaas-aggregator"
+MANAGER_LINKS: Final = "prfaas-links"
 
 # Objects in the operator's own namespace.
 CA_SECRET: Final = "prfaas-ca"  # noqa: S105  (the name of a Secret)
@@ -46,6 +56,10 @@ GATEWAY_TLS_SECRET: Final = "prfaas-gateway-tls"  # noqa: S105  (the name of a S
 GATEWAY_POLICY_CONFIG_MAP: Final = "prfaas-gateway-policy"
 GATEWAY_POLICY_KEY: Final = "snapshot.json"
 OPERATOR_LEASE: Final = "prfaas-operator"
+HUB_CONFIG_MAP: Final = "prfaas-hub"
+HUB_KUBECONFIG_SECRET: Final = "prfaas-hub"  # noqa: S105  (the name of a Secret)
+EGRESS_CONFIG_MAP: Final = "prfaas-egress"
+AGGREGATOR_LEASE: Final = "prfaas-aggregator"
 
 
 def role_of(kind: PoolKind) -> str:
@@ -66,3 +80,13 @@ def peers_config_map(kind: PoolKind, pool: str) -> str:
 def disruption_budget(kind: PoolKind, pool: str) -> str:
     """Name of a pool's PodDisruptionBudget."""
     return f"{pool}-{role_of(kind)}"
+
+
+def cluster_lease(cluster: str) -> str:
+    """Name of a cluster's Lease in the hub."""
+    return f"prfaas-region-{cluster}"
+
+
+def manager_of_cluster(cluster: str) -> str:
+    """Field manager of a cluster's report in the hub."""
+    return f"prfaas-cluster-{cluster}"

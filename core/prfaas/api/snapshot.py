@@ -8,6 +8,8 @@ from typing import Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from prfaas.api.keys import PoolKind
+from prfaas.api.v1alpha1.pools import Reach
 from prfaas.api.v1alpha1.route import RouteMode
 
 SNAPSHOT_VERSION = 1
@@ -26,6 +28,15 @@ class PoolTarget(_Part):
     engine_port: int = Field(ge=1, le=65535)
 
 
+class RemotePoolTarget(_Part):
+    """A prefill pool in another region; its gateways tell its pods. Its sidecars must show `identity`."""
+
+    namespace: str
+    name: str
+    identity: str
+    region: str
+
+
 class RouteTarget(_Part):
     """What may be prefilled elsewhere, and where.
 
@@ -33,6 +44,7 @@ class RouteTarget(_Part):
         canary_percent: share of the requests worth it that go remote in mode Canary; 0 in other modes.
         threshold_tokens: uncached length up to which prefill stays local.
         local_only_until: everything stays local until then.
+        prefill_pools: of the own cluster. remote_prefill_pools: of other regions, by the pools' placements.
     """
 
     namespace: str
@@ -42,6 +54,7 @@ class RouteTarget(_Part):
     threshold_tokens: int = Field(ge=0)
     local_only_until: AwareDatetime | None = None
     prefill_pools: tuple[PoolTarget, ...] = ()
+    remote_prefill_pools: tuple[RemotePoolTarget, ...] = ()
 
 
 class DecodeTarget(PoolTarget):
@@ -57,6 +70,35 @@ class ModelTarget(_Part):
     decode_pools: tuple[DecodeTarget, ...] = ()
 
 
+class RegionTarget(_Part):
+    """Another region. `trust` is its bundle (PEM), None: nobody there is believed."""
+
+    name: str
+    clusters: tuple[str, ...] = ()
+    peer_address: str | None = None
+    trust: str | None = None
+    jurisdiction: str | None = None
+
+
+class OwnPool(_Part):
+    """A prefill pool of this cluster, and which regions may use it.
+
+    Attributes:
+        offered_to: regions whose decode pools have a route to it, the own one included.
+        kv_reach: `PodIP`, `HostPort` or `Passthrough`, for other regions.
+        kv_port: the port that goes with it; kv_proxy: host:port of the proxy with Passthrough.
+    """
+
+    namespace: str
+    name: str
+    kind: PoolKind
+    model: str
+    offered_to: tuple[str, ...] = ()
+    kv_reach: Reach = Reach.POD_IP
+    kv_port: int = Field(default=7400, ge=1, le=65535)
+    kv_proxy: str | None = None
+
+
 class Snapshot(_Part):
     """All that a gateway is told. `revision` is the SHA-256 (hexadecimal) of the rest."""
 
@@ -65,11 +107,32 @@ class Snapshot(_Part):
     region: str
     trust_domain: str
     models: tuple[ModelTarget, ...] = ()
+    cluster: str | None = None
+    regions: tuple[RegionTarget, ...] = ()
+    own_pools: tuple[OwnPool, ...] = ()
 
     @classmethod
-    def sealed(cls, *, region: str, trust_domain: str, models: tuple[ModelTarget, ...]) -> Self:
-        """A snapshot of this version with its revision computed. The order of models and pools counts."""
-        open_ = cls(region=region, trust_domain=trust_domain, models=models)
+    def sealed(
+        cls,
+        *,
+        region: str,
+        trust_domain: str,
+        models: tuple[ModelTarget, ...],
+        cluster: str | None = None,
+        regions: tuple[RegionTarget, ...] = (),
+        own_pools: tuple[OwnPool, ...] = (),
+    ) -> Self:
+        """A snapshot of this version with its revision computed. The order of models, regions and pools
+        counts.
+        """
+        open_ = cls(
+            region=region,
+            trust_domain=trust_domain,
+            models=models,
+            cluster=cluster,
+            regions=regions,
+            own_pools=own_pools,
+        )
         return open_.model_copy(update={"revision": open_.computed_revision()})
 
     @classmethod

@@ -62,12 +62,16 @@ PREFILL_POOLS = Resource(GROUP, VERSION, "prefillpools", "PrefillPool")
 DECODE_POOLS = Resource(GROUP, VERSION, "decodepools", "DecodePool")
 PREFILL_ROUTES = Resource(GROUP, VERSION, "prefillroutes", "PrefillRoute")
 MODEL_KV_PROFILES = Resource(GROUP, VERSION, "modelkvprofiles", "ModelKVProfile")
+REGIONS = Resource(GROUP, VERSION, "regions", "Region", namespaced=False)
+KV_LINKS = Resource(GROUP, VERSION, "kvlinks", "KVLink", namespaced=False)
 
 CUSTOM_RESOURCES = (PREFILL_POOLS, DECODE_POOLS, PREFILL_ROUTES, MODEL_KV_PROFILES)
+FEDERATION_RESOURCES = (REGIONS, KV_LINKS)
 BY_KIND = {
     resource.kind: resource
     for resource in (
         *CUSTOM_RESOURCES,
+        *FEDERATION_RESOURCES,
         NAMESPACES,
         PODS,
         SECRETS,

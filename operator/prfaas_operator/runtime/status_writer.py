@@ -11,6 +11,9 @@ from prfaas.kube.resources import Object, Resource
 from prfaas_operator.runtime import facts
 from prfaas_operator.runtime.facts import CustomValue, Fact
 
+# Fields that the aggregator of the hub writes (docs/federation.md).
+_OTHERS = ("clusters", "placed")
+
 
 async def write_status(
     api: KubeApi, resource: Resource, fact: Fact[CustomValue], status: dict[str, Any]
@@ -20,7 +23,9 @@ async def write_status(
     Raises:
         KubeError: NotFound when the object is gone.
     """
-    if json.loads(fact.value.status) == status:
+    stored = _own(json.loads(fact.value.status))
+    status = _own(status)
+    if stored == status:
         return None
     body: Object = {
         # The uid makes sure that a status is never put on a new object of the same name.
@@ -28,3 +33,7 @@ async def write_status(
         "status": status,
     }
     return facts.custom(await api.apply_status(resource, body, field_manager=keys.MANAGER_STATUS))
+
+
+def _own(status: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in status.items() if name not in _OTHERS}

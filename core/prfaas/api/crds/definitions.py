@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from prfaas.api.crds.structural import structural_schema
 from prfaas.api.keys import CATEGORY, GROUP, VERSION
-from prfaas.api.v1alpha1 import DecodePool, ModelKVProfile, PrefillPool, PrefillRoute
+from prfaas.api.v1alpha1 import DecodePool, KVLink, ModelKVProfile, PrefillPool, PrefillRoute, Region
 from prfaas.api.v1alpha1.schema import VALIDATIONS
 
 READY = ".status.conditions[?(@.type=='Ready')]"
@@ -46,6 +46,7 @@ class Kind:
     columns: tuple[Column, ...]
     status: bool = True
     scale: bool = False
+    namespaced: bool = True
 
     @property
     def name(self) -> str:
@@ -71,6 +72,7 @@ _POOL_COLUMNS = (
     Column("Available", ".status.readyReplicas", "Engine instances that are ready.", type="integer"),
     *_READY_COLUMNS,
     Column("Limited-By", ".status.limitedBy", "What keeps the pool from its number of instances."),
+    Column("Clusters", ".status.placed", "In the hub: ready/wanted instances by cluster."),
     _AGE,
     Column("Mode", ".spec.scaling.mode", "Who decides on the number of instances.", wide=True),
     Column(
@@ -124,6 +126,53 @@ KINDS: tuple[Kind, ...] = (
         ),
         status=False,
     ),
+    Kind(
+        Region,
+        "regions",
+        "rgn",
+        (
+            *_READY_COLUMNS,
+            Column("Peer", ".spec.peer.address", "Where its gateways listen for those of other regions."),
+            Column("Jurisdiction", ".spec.jurisdiction", "Whose law holds there."),
+            _AGE,
+            Column(
+                "Reachable",
+                ".status.conditions[?(@.type=='Reachable')].reason",
+                "How its gateways are seen from here.",
+                wide=True,
+            ),
+            Column(
+                "Hub",
+                ".status.conditions[?(@.type=='HubReachable')].reason",
+                "How the own region sees the hub.",
+                wide=True,
+            ),
+            _MESSAGE,
+        ),
+        namespaced=False,
+    ),
+    Kind(
+        KVLink,
+        "kvlinks",
+        "kvlink",
+        (
+            Column("Source", ".spec.source.region", "The region that sends KV."),
+            Column("Destination", ".spec.destination.region", "The region that receives KV."),
+            *_READY_COLUMNS,
+            Column(
+                "Goodput",
+                ".status.goodputBitsPerSecond",
+                "Bits of KV per second of transfer.",
+                type="integer",
+            ),
+            Column("Used%", ".status.utilisationPercent", "Use of the capacity, in percent.", type="integer"),
+            Column("RTT", ".status.rttSeconds", "Round trip, in seconds.", type="number"),
+            Column("Spent", ".status.spentBytes", "Bytes since the month began.", type="integer"),
+            _AGE,
+            _MESSAGE,
+        ),
+        namespaced=False,
+    ),
 )
 
 _ROOT_PROPERTIES = {
@@ -155,7 +204,7 @@ def crd(kind: Kind) -> dict[str, Any]:
         "metadata": {"name": kind.crd_name, "labels": {"app.kubernetes.io/name": "prfaas"}},
         "spec": {
             "group": GROUP,
-            "scope": "Namespaced",
+            "scope": "Namespaced" if kind.namespaced else "Cluster",
             "names": {
                 "kind": kind.name,
                 "listKind": f"{kind.name}List",

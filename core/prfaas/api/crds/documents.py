@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from prfaas.api.crds.definitions import KINDS, Kind, crd
+from prfaas.api.crds.definitions import KINDS, crd
 
 ALL_FILE = "prfaas-crds.yaml"
 _HEADER = "# Generated from the models of prfaas.api.v1alpha1 by `make crds`; do not edit.\n"
@@ -42,12 +42,13 @@ def crd_files() -> dict[str, str]:
 
 def chart_files() -> dict[str, str]:
     """Content by file name of the chart's copies, which `crds.enabled` and `crds.keep` govern."""
-    return {f"{kind.crd_name}.yaml": _HEADER + _chart_template(kind) for kind in KINDS}
+    return {f"{kind.crd_name}.yaml": _HEADER + chart_template(crd(kind)) for kind in KINDS}
 
 
-def _chart_template(kind: Kind) -> str:
-    text = to_yaml(crd(kind))
+def chart_template(definition: dict[str, Any]) -> str:
+    """A CustomResourceDefinition as a template of the chart."""
+    text, name = to_yaml(definition), definition["metadata"]["name"]
     if "{{" in text:
-        raise ValueError(f"{kind.crd_name}: a description holds {{{{, which Helm would take for its own")
-    head, name_line, rest = text.partition(f"  name: {kind.crd_name}\n")
+        raise ValueError(f"{name}: a description holds {{{{, which Helm would take for its own")
+    head, name_line, rest = text.partition(f"  name: {name}\n")
     return f"{{{{- if .Values.crds.enabled }}}}\n{head}{name_line}{_KEEP}{rest}{{{{- end }}}}\n"

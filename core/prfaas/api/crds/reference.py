@@ -20,7 +20,8 @@ _INTRODUCTION = f"""\
 
 # The API: `{GROUP}/{VERSION}`
 
-Four namespaced kinds, all in the category `{CATEGORY}`: `kubectl get {CATEGORY}` lists them together.
+Four namespaced kinds and two cluster-scoped ones, all in the category `{CATEGORY}`: `kubectl get {CATEGORY}`
+lists them together.
 Changes are additive: fields and reasons are added, never renamed or removed. Defaults and rules are the API
 server's own, by schema and CEL, so a wrong object is refused when it is applied. What needs to look at other
 objects becomes a condition.

@@ -7,7 +7,8 @@ from enum import StrEnum
 from pydantic import ConfigDict, Field
 
 from prfaas.api.v1alpha1.common import ApiModel, ObjectStatus, Time
-from prfaas.api.v1alpha1.conditions import Conditions
+from prfaas.api.v1alpha1.conditions import Conditions, ConditionStatus
+from prfaas.api.v1alpha1.placement import CLUSTERS_MAX, ClusterName
 from prfaas.api.v1alpha1.schema import merged_by
 
 
@@ -85,6 +86,24 @@ class ScalingStatus(ApiModel):
     )
 
 
+class PlacedStatus(ApiModel):
+    """The pool in one of its clusters, as that cluster reports it."""
+
+    name: ClusterName = Field(description="Name of the cluster.")
+    region: str | None = Field(default=None, max_length=63, description="Region of the cluster.")
+    desired_replicas: int = Field(default=0, ge=0, description="Engine instances that there should be.")
+    ready_replicas: int = Field(default=0, ge=0, description="Engine instances that are ready.")
+    ready: ConditionStatus = Field(default=ConditionStatus.UNKNOWN, description="Ready of the pool there.")
+    reason: str | None = Field(default=None, max_length=256, description="Its reason, one CamelCase word.")
+    message: str | None = Field(
+        default=None, max_length=1024, description="Its message, when it is not ready."
+    )
+    stale: bool = Field(
+        default=False,
+        description="The cluster has not been heard of for 30 seconds: the rest is what it last said.",
+    )
+
+
 class PoolStatus(ObjectStatus):
     """What was seen of a pool."""
 
@@ -121,4 +140,15 @@ class PoolStatus(ObjectStatus):
     )
     hold: HoldStatus | None = Field(default=None, description="A hold in force, set by `prfaas hold`.")
     scaling: ScalingStatus | None = Field(default=None, description="How the pool was scaled.")
+    clusters: tuple[PlacedStatus, ...] | None = Field(
+        default=None,
+        max_length=CLUSTERS_MAX,
+        description="In the hub: the pool in each of its clusters.",
+        json_schema_extra=merged_by("name"),
+    )
+    placed: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="In the hub: ready and wanted instances by cluster, on one line.",
+    )
     conditions: Conditions = ()

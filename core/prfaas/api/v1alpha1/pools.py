@@ -15,11 +15,10 @@ from prfaas.api.v1alpha1.common import (
     ObjectMeta,
     Quantity,
 )
+from prfaas.api.v1alpha1.placement import REPLICAS_MAX, PoolPlacement
 from prfaas.api.v1alpha1.pool_status import PoolStatus
 from prfaas.api.v1alpha1.schema import Rule, immutable, rules
 from prfaas.api.v1alpha1.workload import Workload
-
-REPLICAS_MAX = 10_000
 
 
 class EngineType(StrEnum):
@@ -43,6 +42,14 @@ class ScalingMode(StrEnum):
     STATIC = "Static"
     EXTERNAL = "External"
     MANAGED = "Managed"
+
+
+class Reach(StrEnum):
+    """How KV gets from the pool's pods to those of other regions."""
+
+    POD_IP = "PodIP"
+    HOST_PORT = "HostPort"
+    PASSTHROUGH = "Passthrough"
 
 
 class PoolModel(ApiModel):
@@ -114,8 +121,30 @@ class KV(ApiModel):
 class Transport(ApiModel):
     """How KV travels."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                rule="(self.reach == 'HostPort') == has(self.hostPort)",
+                message="transport.hostPort is needed with transport.reach HostPort, and belongs to no other",
+            )
+        )
+    )
+
     streams: int = Field(
         default=4, ge=1, le=64, description="TCP connections that a transfer to or from a pod is spread over."
+    )
+    reach: Reach = Field(
+        default=Reach.POD_IP,
+        description="How other regions reach the pool's sidecars; within the region it is always the pod's "
+        "address. PodIP: pod networks are routed. HostPort: a port of the node, which needs the Pod Security "
+        "level privileged. Passthrough: the region's proxy, by server name; TLS still ends in the sidecar.",
+    )
+    host_port: int | None = Field(
+        default=None,
+        ge=1024,
+        le=65535,
+        description="Port of the node with reach HostPort, from the range that the operator's configuration "
+        "allows. One per pool: two pods of one pool never share a node then.",
     )
 
 
@@ -243,6 +272,10 @@ class PoolSpec(ApiModel):
         default=Rollout(), description="How pods are replaced when their template changes."
     )
     drain: Drain = Field(default=Drain(), description="How an engine instance ends.")
+    placement: PoolPlacement | None = Field(
+        default=None,
+        description="Which clusters run the pool. Absent: the one whose API server has this object.",
+    )
 
 
 POOL_NAME_RULES = rules(

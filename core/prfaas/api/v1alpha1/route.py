@@ -19,6 +19,7 @@ from prfaas.api.v1alpha1.common import (
     Time,
 )
 from prfaas.api.v1alpha1.conditions import Conditions, ConditionStatus
+from prfaas.api.v1alpha1.placement import RoutePlacement
 from prfaas.api.v1alpha1.schema import Rule, merged_by, rules
 
 PREFILL_POOLS_MAX = 16
@@ -125,6 +126,10 @@ class PrefillRouteSpec(ApiModel):
     canary: Canary | None = Field(default=None, description="How much goes remote in mode Canary.")
     threshold: Threshold = Field(
         default=Threshold(), description="From which length on a prompt is prefilled remotely."
+    )
+    placement: RoutePlacement | None = Field(
+        default=None,
+        description="In which clusters the route counts. Absent: wherever its decode pool runs.",
     )
 
 

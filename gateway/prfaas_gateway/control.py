@@ -8,14 +8,15 @@ import json
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 from yarl import URL
 
 from prfaas_gateway.engine_report import EngineReport, ModelFile, read_report
+from prfaas_gateway.sockets import socket_to_peer
 from prfaas_gateway.streams import TooMuchError, read_all
 from prfaas_gateway.tls import Credentials
 
@@ -38,6 +39,7 @@ _CODES = frozenset(
         "NoEngine",
         "NotAuthorised",
         "NotSupported",
+        "Overloaded",
         "PeerNotAllowed",
         "PeerSilent",
         "PeerUnreachable",
@@ -46,6 +48,8 @@ _CODES = frozenset(
         "ProtocolError",
         "SidecarGone",
         "TransferExists",
+        "UnknownPod",
+        "UnknownRegion",
         "UnknownTransfer",
         "complete",
     }
@@ -85,11 +89,13 @@ class ControlError(Exception):
         code: the sidecar's code, or ``PeerUnreachable``, ``PeerSilent``, ``NotAuthorised`` from this side.
         retryable: whether another sidecar could do better with the same request.
         blames_peer: whether it speaks against this sidecar's health.
+        blames_way: whether it speaks against the way to another region's gateways instead.
     """
 
     code: str
     retryable: bool
     blames_peer: bool
+    blames_way: bool = False
 
     def __str__(self) -> str:
         return self.code
@@ -113,10 +119,31 @@ class TransferRecord:
 
 @dataclass(frozen=True, slots=True)
 class ControlTarget:
-    """A sidecar's control listener and the identity that must answer there."""
+    """A sidecar's control listener and the identity that must answer there.
+
+    Attributes:
+        region: of a sidecar in another region; `url` is then that region's peer port, and `prefix` the path
+            under which its gateways pass on what is for the sidecar.
+    """
 
     url: URL
     identity: str
+    region: str | None = None
+    prefix: str = ""
+
+
+class Ways(Protocol):
+    """What calls through another region's gateways need from whoever knows the regions."""
+
+    @property
+    def server_name(self) -> str:
+        """The TLS server name that says which region this gateway is of."""
+
+    def context(self, region: str) -> ssl.SSLContext | None:
+        """For dialling a region's gateways; None when it is not trusted."""
+
+    def until_lost(self, region: str) -> AbstractContextManager[None]:
+        """Ends what runs within by TimeoutError as soon as the region falls silent."""
 
 
 class ControlClient:
@@ -124,7 +151,7 @@ class ControlClient:
 
     def __init__(self, credentials: Credentials, connect_seconds: float, call_seconds: float) -> None:
         self._credentials = credentials
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=socket_to_peer)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=call_seconds, sock_connect=connect_seconds),
@@ -132,6 +159,7 @@ class ControlClient:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._connect_seconds = connect_seconds
+        self.ways: Ways | None = None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -232,6 +260,24 @@ class ControlClient:
         """
         await self.transfer(target, _PROBE_ID)
 
+    async def pass_on(
+        self,
+        method: str,
+        target: ControlTarget,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        deadline_seconds: float,
+    ) -> tuple[int, bytes]:
+        """A call for somebody else: status and body of the sidecar's answer, whatever they are.
+
+        Raises:
+            ControlError: there is no answer.
+        """
+        timeout = aiohttp.ClientTimeout(total=deadline_seconds, sock_connect=self._connect_seconds)
+        async with self._call(method, target, path, data=body, headers=headers, timeout=timeout) as response:
+            return response.status, await _read(response)
+
     async def _post(self, target: ControlTarget, path: str, body: dict[str, Any]) -> None:
         async with self._call("POST", target, path, json=body) as response:
             if response.status not in (200, 204):
@@ -241,15 +287,49 @@ class ControlClient:
     async def _call(
         self, method: str, target: ControlTarget, path: str, **arguments: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if target.region is not None:
+            async with self._call_far(method, target, target.region, path, **arguments) as response:
+                yield response
+            return
         context = self._credentials.context(target.identity)
         if context is None:
             # Its pool was taken out of the fleet after this request had chosen it.
             raise ControlError("NotAuthorised", retryable=True, blames_peer=False)
+        async with self._request(method, target.url.with_path(path), context, None, **arguments) as response:
+            yield response
+
+    @asynccontextmanager
+    async def _call_far(
+        self, method: str, target: ControlTarget, region: str, path: str, **arguments: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Through a gateway of the sidecar's region. That this cannot be reached says nothing of the sidecar."""
+        context = self.ways.context(region) if self.ways is not None else None
+        if self.ways is None or context is None:
+            raise ControlError("NotAuthorised", retryable=True, blames_peer=False)
+        url = target.url.with_path(target.prefix + path.removeprefix("/v1"))
+        try:
+            with self.ways.until_lost(region):
+                async with self._request(
+                    method, url, context, self.ways.server_name, **arguments
+                ) as response:
+                    yield response
+        except TimeoutError as error:
+            raise ControlError("PeerSilent", retryable=True, blames_peer=False, blames_way=True) from error
+        except ControlError as error:
+            if error.__cause__ is None:
+                raise
+            raise ControlError(error.code, retryable=True, blames_peer=False, blames_way=True) from error
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, url: URL, context: ssl.SSLContext, server_name: str | None, **arguments: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             async with self._session.request(
                 method,
-                target.url.with_path(path),
+                url,
                 ssl=context,
+                server_hostname=server_name,
                 allow_redirects=False,
                 **arguments,
             ) as response:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
+from prfaas_gateway.sockets import socket_to_peer
 from prfaas_gateway.sse import EventCutter, EventTooLargeError, data_of, split_events
 from prfaas_gateway.streams import Account, TooMuchError, next_piece, read_all
 
@@ -96,7 +97,9 @@ class DecodeClient:
         self, *, connect_seconds: float, idle_seconds: float, max_event_bytes: int, max_response_bytes: int
     ) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_ENGINE_KEEPALIVE_SECONDS),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_ENGINE_KEEPALIVE_SECONDS, socket_factory=socket_to_peer
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -144,8 +144,11 @@ class KubeApi(Protocol):
         body: Object,
         *,
         dry_run: bool = False,
+        subresource_of: str = "",
+        subresource: str = "",
         deadline_seconds: float = CALL_SECONDS,
-    ) -> Object: ...
+    ) -> Object:
+        """Make an object, or with `subresource` something of the object `subresource_of`, such as a token."""
 
     async def replace(
         self, resource: Resource, body: Object, *, deadline_seconds: float = CALL_SECONDS
@@ -160,10 +163,14 @@ class KubeApi(Protocol):
         field_manager: str,
         force: bool = False,
         dry_run: bool = False,
+        strict: bool = False,
         subresource: str = "",
         deadline_seconds: float = CALL_SECONDS,
     ) -> Object:
         """Server-side apply. A `metadata.resourceVersion` in the body is one that must still hold.
+
+        Args:
+            strict: refuse fields that the server does not know instead of dropping them.
 
         Raises:
             Conflict: another manager owns a field and `force` is not set, or the version differs.

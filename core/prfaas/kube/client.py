@@ -177,13 +177,15 @@ class KubeClient:
         body: Object,
         *,
         dry_run: bool = False,
+        subresource_of: str = "",
+        subresource: str = "",
         deadline_seconds: float = CALL_SECONDS,
     ) -> Object:
         namespace, name = _where(body)
         return await self._write(
-            Call("create", resource, namespace, name, dry_run=dry_run),
+            Call("create", resource, namespace, subresource_of or name, subresource, dry_run),
             "POST",
-            resource.path(namespace),
+            resource.path(namespace, subresource_of or None, subresource),
             body,
             JSON,
             {},
@@ -207,10 +209,14 @@ class KubeClient:
         field_manager: str,
         force: bool = False,
         dry_run: bool = False,
+        strict: bool = False,
         subresource: str = "",
         deadline_seconds: float = CALL_SECONDS,
     ) -> Object:
         namespace, name = _where(body)
+        query = {"fieldManager": field_manager, "force": "true" if force else "false"}
+        if strict:
+            query["fieldValidation"] = "Strict"
         whole = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
         return await self._write(
             Call("patch", resource, namespace, name, subresource, dry_run),
@@ -218,7 +224,7 @@ class KubeClient:
             resource.path(namespace, name, subresource),
             whole,
             APPLY,
-            {"fieldManager": field_manager, "force": "true" if force else "false"},
+            query,
             deadline_seconds,
         )
 

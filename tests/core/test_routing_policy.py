@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.routing import Conditions, Decision, Mode, Prompt, Reason, Route, decide, in_canary
+from prfaas.routing import Advice, Conditions, Decision, Mode, Prompt, Reason, Route, decide, in_canary
 
 OPEN = Conditions(threshold_tokens=1000)
 LONG = Prompt(stays_local=None, tokens=5000, cached_tokens=0)
@@ -60,6 +60,18 @@ LONG = Prompt(stays_local=None, tokens=5000, cached_tokens=0)
             replace(OPEN, remote_enabled=False, healthy_prefill_engines=0),
             Reason.ECHO,
             id="the-request-is-named-before-the-moment",
+        ),
+        pytest.param(
+            LONG,
+            replace(OPEN, advice=Advice(Route.LOCAL, Reason.PREFILL_BUSY)),
+            Reason.PREFILL_BUSY,
+            id="advised-to-stay",
+        ),
+        pytest.param(
+            LONG,
+            replace(OPEN, remote_enabled=False, advice=Advice(Route.REMOTE, Reason.DECODE_BUSY)),
+            Reason.REMOTE_DISABLED,
+            id="advice-does-not-open-what-is-closed",
         ),
         pytest.param(
             replace(LONG, tokens=5),
@@ -123,6 +135,21 @@ def test_a_mode_says_how_much_of_a_remote_decision_is_carried_out(
     mode: Mode, in_share: bool, expected: Decision
 ) -> None:
     assert decide(LONG, replace(OPEN, mode=mode, in_canary=in_share)) == expected
+
+
+def test_advice_to_go_replaces_the_threshold_and_names_the_reason() -> None:
+    advised = replace(OPEN, advice=Advice(Route.REMOTE, Reason.DECODE_BUSY))
+    short = replace(LONG, tokens=5)
+    assert decide(short, advised) == Decision(Route.REMOTE, Reason.DECODE_BUSY)
+    held = replace(advised, mode=Mode.OBSERVE)
+    assert decide(short, held) == Decision(Route.LOCAL, Reason.OBSERVED, Route.REMOTE)
+
+
+@pytest.mark.parametrize("mode", [Mode.CANARY, Mode.ENFORCE])
+def test_a_broken_objective_keeps_everything_here_and_says_what_would_have_been(mode: Mode) -> None:
+    fallen = replace(OPEN, mode=mode, fallen_back=True)
+    assert decide(LONG, fallen) == Decision(Route.LOCAL, Reason.SLO_FALLBACK, Route.REMOTE)
+    assert decide(replace(LONG, tokens=5), fallen) == Decision(Route.LOCAL, Reason.UNDER_THRESHOLD)
 
 
 @given(st.text(), st.floats(0, 100), st.floats(0, 100))

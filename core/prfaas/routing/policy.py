@@ -97,6 +97,14 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Advice:
+    """What the scheduler found for a request, in place of the bare comparison with the threshold."""
+
+    route: Route
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class Conditions:
     """The world at the moment of the decision.
 
@@ -110,6 +118,8 @@ class Conditions:
         compatible_prefill_engines: how many of them make KV that the decode engine can take.
         mode: how far a remote decision is carried out.
         in_canary: whether this request belongs to the share of Canary mode.
+        fallen_back: True while the route's objective was broken by remote prefill.
+        advice: of the scheduler; None leaves it to the threshold.
     """
 
     threshold_tokens: int | None
@@ -120,6 +130,8 @@ class Conditions:
     compatible_prefill_engines: int = 1
     mode: Mode = Mode.ENFORCE
     in_canary: bool = True
+    fallen_back: bool = False
+    advice: Advice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +163,11 @@ def decide(prompt: Prompt, conditions: Conditions) -> Decision:
         return Decision(Route.LOCAL, local)
     if conditions.mode is Mode.CANARY and not conditions.in_canary:
         return Decision(Route.LOCAL, Reason.NOT_IN_CANARY, would_be=Route.REMOTE)
-    return Decision(Route.REMOTE, Reason.OVER_THRESHOLD)
+    if conditions.fallen_back:
+        return Decision(Route.LOCAL, Reason.SLO_FALLBACK, would_be=Route.REMOTE)
+    return Decision(
+        Route.REMOTE, Reason.OVER_THRESHOLD if conditions.advice is None else conditions.advice.reason
+    )
 
 
 def in_canary(request_id: str, percent: float) -> bool:
@@ -166,9 +182,12 @@ def _why_local(prompt: Prompt, conditions: Conditions) -> Reason | None:
     threshold_tokens = conditions.threshold_tokens
     if threshold_tokens is None:
         return Reason.NO_ROUTE
-    if prompt.tokens <= threshold_tokens:
+    if conditions.advice is not None:
+        if conditions.advice.route is Route.LOCAL:
+            return conditions.advice.reason
+    elif prompt.tokens <= threshold_tokens:
         return Reason.UNDER_THRESHOLD
-    if prompt.uncached_tokens <= threshold_tokens:
+    elif prompt.uncached_tokens <= threshold_tokens:
         return Reason.CACHED_HERE
     if not conditions.remote_enabled:
         return Reason.REMOTE_DISABLED

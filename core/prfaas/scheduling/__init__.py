@@ -6,21 +6,31 @@ simulator for each simulated one, and the operator to judge what was observed.
 
 from prfaas.scheduling.admission import Demand, Refusal, Shed, SloClass, admit
 from prfaas.scheduling.anytime import first_kv_patience_seconds
+from prfaas.scheduling.blocks import BlockIndex
 from prfaas.scheduling.decision import CacheCopy, Choice, schedule, worth_copying
 from prfaas.scheduling.fairness import Claim, FairQueue
+from prfaas.scheduling.guard import Guard, GuardRule, watched
+from prfaas.scheduling.learned import LearnedPrefill
+from prfaas.scheduling.ledger import Estimate, Outcome, Tally, WithError, estimate, merged
 from prfaas.scheduling.regime import LinkSample, Regime, RegimeRule, advance
 from prfaas.scheduling.views import CompiledCurve, DecodeSide, Link, Producer, Rule, WireSize, Work
 
 __all__ = [
+    "BlockIndex",
     "CacheCopy",
     "Choice",
     "Claim",
     "CompiledCurve",
     "DecodeSide",
     "Demand",
+    "Estimate",
     "FairQueue",
+    "Guard",
+    "GuardRule",
+    "LearnedPrefill",
     "Link",
     "LinkSample",
+    "Outcome",
     "Producer",
     "Refusal",
     "Regime",
@@ -28,11 +38,16 @@ __all__ = [
     "Rule",
     "Shed",
     "SloClass",
+    "Tally",
     "WireSize",
+    "WithError",
     "Work",
     "admit",
     "advance",
+    "estimate",
     "first_kv_patience_seconds",
+    "merged",
     "schedule",
+    "watched",
     "worth_copying",
 ]

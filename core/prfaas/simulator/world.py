@@ -1,0 +1,374 @@
+"""The world: requests go from station to station, routed and sized by the production code.
+
+A request arrives, is routed, waits and is prefilled; if that is in another cluster its KV crosses a link
+while it is computed, then it waits for a decode slot and is decoded. What fails is in `outages`, who decides
+on sizes is asked in `steering`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import cast
+
+import simpy
+
+from prfaas.capacity import BITS_PER_BYTE
+from prfaas.planner import DecodePool, Plan, Problem, Route
+from prfaas.planner.routes import usable_routes
+from prfaas.simulator.arrivals import Drawn
+from prfaas.simulator.calendar import Calendar
+from prfaas.simulator.control import Controller, LengthWindow
+from prfaas.simulator.names import check_names
+from prfaas.simulator.outages import Outages
+from prfaas.simulator.prefixes import PrefixCache
+from prfaas.simulator.recorder import Recorder
+from prfaas.simulator.request import Request
+from prfaas.simulator.routers import Candidate, Choices, Router
+from prfaas.simulator.settings import Demand, Network, PoolDetails, Settings, Trace
+from prfaas.simulator.stations import DecodeStation, Fleet, LinkStation, PrefillStation
+from prfaas.simulator.steering import Steering
+from prfaas.simulator.traces import Arrival, played
+
+LEAST_COMPUTE_TOKENS = 1.0
+"""Of a prompt that is cached as a whole the last token is computed anew: somebody has to say what follows."""
+
+
+MakeRouter = Callable[[Sequence[Choices], dict[tuple[int, int], Route]], Router]
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of a decode pool, since the start."""
+
+    arrived: int = 0
+    first_tokens: int = 0
+    in_time: int = 0
+
+
+class World:
+    """Everything that is simulated. `env.run` lets it happen.
+
+    Args:
+        sizes: instances at the start, by pool.
+        router: makes the one who decides, from the choices that there are.
+        traces: arrivals of the files that the settings name, by file name.
+
+    Raises:
+        InvalidInputError: the settings name what the scenario does not have.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        settings: Settings,
+        sizes: Mapping[str, int],
+        router: MakeRouter,
+        controller: Controller,
+        traces: Mapping[str, Sequence[Arrival]],
+    ) -> None:
+        check_names(problem, settings)
+        self.problem = problem
+        self.settings = settings
+        self.env = Calendar()
+        self.recorder = Recorder(len(problem.decode_pools), settings.warm_up_seconds)
+        self.prefill = [
+            PrefillStation(
+                self.env,
+                pool,
+                settings.pools.get(pool.name, PoolDetails()),
+                sizes[pool.name],
+                settings.start_hour,
+                queue_seconds_max=settings.queue_seconds_max,
+                begun=self._prefill_begun,
+                done=self._prefill_done,
+                gave_up=partial(self.fail, reason="WaitedForPrefill"),
+            )
+            for pool in problem.prefill_pools
+        ]
+        self.decode = [
+            DecodeStation(
+                self.env,
+                pool,
+                settings.pools.get(pool.name, PoolDetails()),
+                sizes[pool.name],
+                settings.start_hour,
+                queue_seconds_max=settings.queue_seconds_max,
+                begun=self._decode_begun,
+                done=self._decode_done,
+                gave_up=partial(self.fail, reason="WaitedForDecode"),
+            )
+            for pool in problem.decode_pools
+        ]
+        self.links = [
+            LinkStation(self.env, link, settings.networks.get(link.name, Network()), self._landed)
+            for link in problem.links
+        ]
+        self.pools: dict[str, Fleet] = {each.name: each for each in (*self.prefill, *self.decode)}
+        self.caches = {pool.cluster: PrefixCache(settings.cache_tokens) for pool in problem.pools}
+        self.choices, self._routes = _choices(problem)
+        self.router = router(self.choices, self._routes)
+        self.lengths = [LengthWindow() for _ in problem.decode_pools]
+        self._counts = [Counts() for _ in problem.decode_pools]
+        self.counts = {
+            pool.name: counts for pool, counts in zip(problem.decode_pools, self._counts, strict=True)
+        }
+        self.link_cost = 0.0
+        self._stale_waits: list[float] | None = None
+        self._stale_bits: list[float] | None = None
+        blocks = count()
+        self._sources = [self._source(index, traces, blocks) for index in range(len(self.decode))]
+        for source, _ in self._sources:
+            self._await_next(source)
+        self.outages = Outages(self)
+        self.outages.arm()
+        self.steering = Steering(self, controller)
+        self.steering.step()
+        if settings.policy.link_data_age_seconds:
+            self._look_anew()
+
+    def adopt(self, plan: Plan) -> None:
+        """Route by a new plan from now on."""
+        flows = {(flow.prefill_pool, flow.decode_pool): flow.requests_per_second for flow in plan.flows}
+        for pool, choices in zip(self.problem.decode_pools, self.choices, strict=True):
+            choices.plan = plan.decode_pool(pool.name)
+            for candidate in (*choices.local, *choices.remote):
+                name = self.problem.prefill_pools[candidate.prefill].name
+                candidate.weight = flows.get((name, pool.name), 0.0)
+        self.router.planned(plan, self.choices)
+
+    def _source(
+        self, index: int, traces: Mapping[str, Sequence[Arrival]], blocks: Iterator[int]
+    ) -> tuple[Iterator[Request], Drawn | None]:
+        pool, settings = self.problem.decode_pools[index], self.settings
+        demand = settings.demand.get(pool.name, Demand())
+        pattern = demand.pattern
+        if isinstance(pattern, Trace):
+            arrivals = tuple(traces[pattern.file])
+            return played(arrivals, pattern, index, settings.duration_seconds, blocks), None
+        drawn = Drawn(
+            index,
+            pool.name,
+            pool.lengths,
+            pool.decode,
+            demand,
+            pool.arrivals_per_second,
+            duration_seconds=settings.duration_seconds,
+            start_hour=settings.start_hour,
+            seed=settings.seed,
+            blocks=blocks,
+        )
+        return iter(drawn), drawn
+
+    def _await_next(self, source: Iterator[Request]) -> None:
+        request = next(source, None)
+        if request is None:
+            return
+        event = self.env.timeout(max(0.0, request.arrived - self.env.now), request)
+        event.callbacks.append(self._arrived)
+
+    def _arrived(self, event: simpy.Event) -> None:
+        request = cast(Request, event.value)
+        self._await_next(self._sources[request.decode][0])
+        self._enter(request)
+
+    def _turn(self, event: simpy.Event) -> None:
+        self._enter(cast(Request, event.value))
+
+    def _enter(self, request: Request) -> None:
+        self.recorder.came(request)
+        self._counts[request.decode].arrived += 1
+        if self.decode[request.decode].name in self.outages.known_down:
+            self.fail(request, "DecodeDown")
+            return
+        choices = self.choices[request.decode]
+        choice = self.router.route(request, choices, self)
+        cached = self.cached_tokens(request, choices.cluster)
+        self.lengths[request.decode].add(request.tokens - cached)
+        if choice.candidate is None:
+            self.fail(request, choice.reason)
+            return
+        self.recorder.routed(request, choice.reason, remote=choice.candidate.link >= 0, cached_tokens=cached)
+        self._send(request, choice.candidate)
+
+    def _send(self, request: Request, to: Candidate) -> None:
+        """To a prefill pool: what it has to compute, and what has to cross."""
+        station = self.prefill[to.prefill]
+        route = self._routes[to.prefill, request.decode]
+        pool = self.problem.decode_pools[request.decode]
+        request.prefill, request.link = to.prefill, to.link
+        request.remote = to.link >= 0
+        request.prefilled = False
+        request.landed = to.link < 0
+        if request.blocks:
+            held_here = self.caches[pool.cluster].held_tokens(request.blocks)
+            held_there = self.caches[station.cluster].held_tokens(request.blocks)
+            compute = max(LEAST_COMPUTE_TOKENS, request.tokens - held_there)
+            crossing = max(0, request.tokens - held_here)
+            wire = route.wire
+            sent = wire.bytes_of(pool.kv.state_bytes, _token_bytes(pool, crossing) / (1 - wire.held_share))
+        else:
+            compute = max(LEAST_COMPUTE_TOKENS, request.tokens * (1 - route.prefill_hit_share))
+            sent = route.wire.bytes_of(pool.kv.state_bytes, _token_bytes(pool, request.tokens))
+        request.compute_tokens = compute
+        request.service_seconds = station.curve.at(compute)
+        request.wire_bits = sent * BITS_PER_BYTE if to.link >= 0 else 0.0
+        station.submit(request)
+
+    def _prefill_begun(self, request: Request) -> None:
+        if request.link >= 0:
+            self.links[request.link].transfers.add(request, request.wire_bits)
+
+    def _prefill_done(self, request: Request) -> None:
+        request.prefilled = True
+        self.caches[self.prefill[request.prefill].cluster].hold(request.blocks)
+        if request.landed:
+            self._ready_to_decode(request)
+
+    def _landed(self, request: Request) -> None:
+        request.landed = True
+        self._pay(request, request.wire_bits)
+        if request.prefilled:
+            self._ready_to_decode(request)
+
+    def leave_link(self, request: Request) -> float:
+        """Take a request's transfer off its link, if it is there; returns the bits that have not crossed."""
+        if request.link < 0 or request not in self.links[request.link].transfers:
+            return 0.0
+        left = self.links[request.link].transfers.remove(request)
+        self._pay(request, request.wire_bits - left)
+        return left
+
+    def _pay(self, request: Request, bits: float) -> None:
+        link = self.links[request.link].spec
+        self.link_cost += bits / BITS_PER_BYTE / 1e9 * link.price_per_gigabyte
+
+    def _ready_to_decode(self, request: Request) -> None:
+        rtt = self.links[request.link].spec.rtt_seconds if request.link >= 0 else 0.0
+        if rtt > 0:
+            event = self.env.timeout(rtt, request)
+            event.callbacks.append(self._to_decode)
+        else:
+            self.decode[request.decode].submit(request)
+
+    def _to_decode(self, event: simpy.Event) -> None:
+        request = cast(Request, event.value)
+        self.decode[request.decode].submit(request)
+
+    def _decode_begun(self, request: Request) -> None:
+        station = self.decode[request.decode]
+        ttft = self.env.now - request.arrived
+        if self.settings.step_in_first_token:
+            ttft += station.step_seconds(len(station.batch) + 1)
+        request.first_token = ttft
+        counts, objective = self._counts[request.decode], station.spec.ttft_seconds
+        counts.first_tokens += 1
+        counts.in_time += objective is None or ttft <= objective
+        self.recorder.first_token(request, ttft)
+
+    def _decode_done(self, request: Request) -> None:
+        now = self.env.now
+        self.recorder.done(request, now - request.arrived)
+        self.caches[self.decode[request.decode].cluster].hold(request.blocks)
+        drawn = self._sources[request.decode][1]
+        if drawn is not None and request.session >= 0:
+            following = drawn.next_turn(request, now)
+            if following is not None and following.arrived < self.settings.duration_seconds:
+                event = self.env.timeout(max(0.0, following.arrived - now), following)
+                event.callbacks.append(self._turn)
+
+    def fail(self, request: Request, reason: str) -> None:
+        """A request will never be answered."""
+        self.recorder.lost(request, reason)
+
+    def elsewhere(self, request: Request, why: str, landed_share: float) -> None:
+        """What waited for something that is down continues in its own cluster, with what has landed."""
+        self.recorder.fallbacks[why] += 1
+        local = [each for each in self.choices[request.decode].local if self.usable(each)]
+        others = [each for each in self.choices[request.decode].remote if self.usable(each)]
+        if not local and not others:
+            self.fail(request, why)
+            return
+        to = min(local or others, key=lambda each: self.prefill[each.prefill].wait_seconds())
+        tokens = request.compute_tokens
+        self._send(request, to)
+        if to.link < 0 and landed_share > 0:
+            # It was submitted with the whole prompt; what landed need not be computed.
+            station = self.prefill[to.prefill]
+            if station.withdraw(request):
+                request.compute_tokens = max(LEAST_COMPUTE_TOKENS, tokens * (1 - landed_share))
+                request.service_seconds = station.curve.at(request.compute_tokens)
+                station.submit(request)
+
+    def usable(self, candidate: Candidate) -> bool:
+        """See `View`."""
+        if self.prefill[candidate.prefill].name in self.outages.known_down:
+            return False
+        return candidate.link < 0 or self.links[candidate.link].name not in self.outages.known_down
+
+    def wait_seconds(self, prefill: int) -> float:
+        """See `View`; as old as `link_data_age_seconds` says."""
+        if self._stale_waits is not None:
+            return self._stale_waits[prefill]
+        return self.prefill[prefill].wait_seconds()
+
+    def free_bits_per_second(self, link: int) -> float:
+        """See `View`; as old as `link_data_age_seconds` says."""
+        if self._stale_bits is not None:
+            return self._stale_bits[link]
+        return self.links[link].next_bits_per_second()
+
+    def cached_tokens(self, request: Request, cluster: str) -> int:
+        """See `View`."""
+        if not request.blocks or not self.settings.policy.cache_aware:
+            return 0
+        return self.caches[cluster].held_tokens(request.blocks)
+
+    def overdue(self, decode: int, objective_seconds: float) -> int:
+        """Requests that count, have no first token yet and should have had it by now."""
+        latest = self.env.now - objective_seconds
+        begin = self.recorder.warm_up_seconds
+        return sum(1 for each in self.waiting() if each.decode == decode and begin <= each.arrived < latest)
+
+    def waiting(self) -> set[Request]:
+        """Everyone under way without a first token, but for those within a round trip."""
+        found: set[Request] = set()
+        for station in self.prefill:
+            found.update(station.queue, station.running_requests())
+        for link in self.links:
+            found.update(link.transfers.jobs())
+        for decode in self.decode:
+            found.update(decode.queue)
+        return found
+
+    def _look_anew(self, _event: simpy.Event | None = None) -> None:
+        self._stale_waits = [station.wait_seconds() for station in self.prefill]
+        self._stale_bits = [link.next_bits_per_second() for link in self.links]
+        event = self.env.timeout(self.settings.policy.link_data_age_seconds)
+        event.callbacks.append(self._look_anew)
+
+
+def _choices(problem: Problem) -> tuple[list[Choices], dict[tuple[int, int], Route]]:
+    """Who may prefill for whom, as the planner sees it: residency and allow-lists hold here too."""
+    prefill = {pool.name: index for index, pool in enumerate(problem.prefill_pools)}
+    links = {link.name: index for index, link in enumerate(problem.links)}
+    usable, _ = usable_routes(problem)
+    found: list[Choices] = []
+    routes: dict[tuple[int, int], Route] = {}
+    for index, pool in enumerate(problem.decode_pools):
+        choices = Choices(pool.cluster)
+        for route in usable:
+            if route.decode_pool == pool.name:
+                candidate = Candidate(
+                    prefill[route.prefill_pool], links[route.links[0]] if route.links else -1
+                )
+                (choices.remote if route.links else choices.local).append(candidate)
+                routes[candidate.prefill, index] = route
+        found.append(choices)
+    return found, routes
+
+
+def _token_bytes(pool: DecodePool, tokens: float) -> float:
+    return pool.kv.token_bytes.at(tokens) if tokens > 0 else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -198,14 +198,20 @@ class _Document(_Part):
     clusters: tuple[_Cluster, ...] = ()
     regions: tuple[_Region, ...] = ()
     quotas: tuple[_Quota, ...] = ()
+    simulation: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What a file says, as the planner takes it."""
+    """What a file says, as the planner takes it.
+
+    Attributes:
+        simulation: the section of that name as it is written; `prfaas simulate` reads it.
+    """
 
     problem: Problem
     options: Options
+    simulation: Mapping[str, Any]
 
 
 def loaded(text: str, changes: Sequence[str] = ()) -> Scenario:
@@ -228,7 +234,7 @@ def loaded(text: str, changes: Sequence[str] = ()) -> Scenario:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise InvalidInputError(field, first["msg"], "see docs/planner.md for the fields") from error
-    return Scenario(_problem(read), _options(read))
+    return Scenario(_problem(read), _options(read), read.simulation)
 
 
 def _options(read: _Document) -> Options:

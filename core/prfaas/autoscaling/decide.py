@@ -298,7 +298,7 @@ def _after(draft: Draft, now: float) -> PoolState:
 
 def _decision(draft: Draft, settings: Settings) -> PoolDecision:
     limit, limit_sentence = draft.limit, draft.limit_sentence
-    if draft.desired == draft.needed and limit is not None:
+    if draft.desired == draft.needed and draft.refused <= 0:
         limit, limit_sentence = None, ""
     return PoolDecision(
         pool=draft.name,

@@ -60,18 +60,21 @@ def _judge(
     if link.state is LinkState.DOWN:
         return (
             LinkVerdict(link, Limit.LINK_DOWN, 0.0, share, f"link {link.name} is down"),
-            LinkMemory(full=True),
+            before.closed(now),
         )
     is_full = link.state is LinkState.CONGESTED or (share is not None and share >= settings.link_full_above)
     has_room = not is_full and (share is None or share < settings.link_room_below)
-    if is_full or (before.full and not has_room):
-        after = LinkMemory(full=True)
+    settle = before.settle_seconds(settings.link_settle_seconds)
+    if is_full:
+        after = before.closed(now)
+    elif before.full and not has_room:
+        after = replace(before, room_since=None)
     elif before.full:
         since = now if before.room_since is None else before.room_since
-        after = LinkMemory(full=now - since < settings.link_settle_seconds, room_since=since)
-        after = replace(after, room_since=since if after.full else None)
+        full = now - since < settle
+        after = replace(before, full=full, room_since=since if full else None)
     else:
-        after = LinkMemory()
+        after = before
     usable = _usable(link, full=after.full)
     how_full = "" if share is None else f" at {share:.0%}"
     if link.capacity_bits_per_second is not None:
@@ -79,7 +82,7 @@ def _judge(
     if not after.full:
         return LinkVerdict(link, None, usable, share, f"link {link.name}{how_full} has room"), after
     if after.room_since is not None:
-        left = settings.link_settle_seconds - (now - after.room_since)
+        left = settle - (now - after.room_since)
         why = f"link {link.name}{how_full} has room again and is watched for {left:.0f} s more"
     else:
         why = f"link {link.name} is saturated{how_full}"

@@ -12,6 +12,9 @@ from prfaas.autoscaling.forecast import Demand
 
 WANTED_MAX = 256
 STARTS_MAX = 32
+FLAPPING_SECONDS = 3600.0
+CLOSINGS_MAX = 8
+SETTLE_DOUBLINGS_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,22 @@ class LinkMemory:
     """Attributes:
     full: it was full, and has not had room again for long enough.
     room_since: since when it has had room, while it counts as full or down.
+    closed_at: when it became full or went down, of the last hour, the last eight: each of them doubles how
+        long it has to have room before it counts as having it.
     """
 
     full: bool = False
     room_since: float | None = None
+    closed_at: tuple[float, ...] = ()
+
+    def closed(self, now: float) -> LinkMemory:
+        """It is full or down now."""
+        recent = tuple(each for each in self.closed_at if now - each <= FLAPPING_SECONDS)
+        return LinkMemory(full=True, closed_at=recent if self.full else (*recent, now)[-CLOSINGS_MAX:])
+
+    def settle_seconds(self, once: float) -> float:
+        """So long it has to have room."""
+        return once * 2.0 ** min(max(0, len(self.closed_at) - 1), SETTLE_DOUBLINGS_MAX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,11 +41,11 @@ def behind_links(draft: Draft, settings: Settings) -> None:
         draft.limited(why.closed or Limit.LINK_UNKNOWN, f"{why.sentence}: nothing is added behind it")
     elif not draft.by_model:
         allowed = draft.replicas + math.ceil(growth * reach.open_share)
-        if math.isfinite(reach.room_bits_per_second) and reach.tightest_share > 0:
-            allowed = min(
-                allowed,
-                max(draft.replicas, int(draft.replicas * settings.link_full_above / reach.tightest_share)),
-            )
+        if math.isfinite(reach.room_bits_per_second):
+            # In this order: a share next to nothing would allow more than a number can hold.
+            fills = settings.link_full_above * draft.replicas
+            if allowed * reach.tightest_share > fills:
+                allowed = max(draft.replicas, int(fills / reach.tightest_share))
         if allowed < draft.needed:
             draft.wanted = allowed
             why_not = (
@@ -59,6 +59,7 @@ def behind_links(draft: Draft, settings: Settings) -> None:
 
 def take_over(drafts: Mapping[str, Draft], observation: Observation, prices: Prices) -> None:
     """What one prefill pool may not add behind its link, another adds that reaches the same decode pools."""
+    taken: dict[str, int] = {}
     for draft in sorted(drafts.values(), key=lambda each: each.name):
         if draft.refused <= 0 or draft.pool.role is not Role.PREFILL:
             continue
@@ -76,11 +77,16 @@ def take_over(drafts: Mapping[str, Draft], observation: Observation, prices: Pri
         ]
         able.sort(key=lambda each: (prices.total(each.name), -each.reach.room_bits_per_second, each.name))
         for each in able:
-            before = max(each.wanted, each.replicas)
-            after = min(each.own.maximum, before + draft.refused)
-            if after > before:
-                draft.refused -= after - before
-                each.wanted = each.needed = after
+            # On top of what its own load needs, not of what it has: what it took over before is in there.
+            own = each.need.up if each.need is not None else each.replicas
+            enough = min(each.own.maximum, own + taken.get(each.name, 0) + draft.refused)
+            taking = enough - own - taken.get(each.name, 0)
+            if taking <= 0:
+                continue
+            taken[each.name] = taken.get(each.name, 0) + taking
+            draft.refused -= taking
+            if enough > each.wanted:
+                each.wanted = each.needed = enough
                 each.because(
                     Cause.TAKES_OVER, f"takes over what {draft.name} cannot add: {draft.limit_sentence}"
                 )

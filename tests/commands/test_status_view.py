@@ -137,6 +137,24 @@ def test_a_pool_that_is_not_ready_says_why() -> None:
     )
 
 
+def test_a_pool_that_waits_for_pods_says_once_what_they_do() -> None:
+    loading = "0 of 2 instances are ready: engines are loading."
+    changes = (
+        fleets.condition("Ready", "False", "Starting", loading),
+        fleets.condition("Reconciling", "True", "WaitingForPods", "0 of 2 instances are ready."),
+        fleets.condition("WorkloadsAvailable", "False", "Starting", loading),
+    )
+    view = pool_view(fleets.pool("DecodePool", "chat", changes=changes), fleets.NOW)
+    assert (view.health, view.reason, view.message) == (Health.PROGRESSING, "WaitingForPods", loading)
+    assert view.notes == ()
+
+
+def test_a_pair_of_which_nothing_is_known_yet_is_not_called_incompatible() -> None:
+    unknown = {"prefillPool": "long", "compatible": "Unknown", "reason": "FingerprintUnknown"}
+    shown = text_of(fleets.fleet(fleets.route(pairs=(unknown,)), leases=[]))
+    assert "with ppool/long: 0 prefill, 0 decode ready, not known yet whether compatible\n" in shown
+
+
 def test_a_status_of_a_newer_operator_that_cannot_be_read_says_so() -> None:
     pool = fleets.pool("DecodePool", "chat", kv={"chargedTo": "Moon"})
     view = pool_view(pool, fleets.NOW)

@@ -108,7 +108,7 @@ def pool_view(pool: Object, now: datetime) -> PoolView:
         notes=(
             *_asked_for(about, ANNOTATION_HOLD, status.hold is not None, now),
             *_pool_notes(status, now),
-            *_details(status.conditions, reason),
+            *_details(status.conditions, reason, message),
         ),
     )
 
@@ -149,7 +149,7 @@ def route_view(route: Object, now: datetime) -> RouteView:
         notes=(
             *_asked_for(about, ANNOTATION_LOCAL_ONLY, until is not None, now),
             *switched,
-            *_details(status.conditions, reason),
+            *_details(status.conditions, reason, message),
         ),
     )
 
@@ -168,9 +168,18 @@ def judge(
     if stalled is not None and stalled.status == ConditionStatus.TRUE:
         return Health.STALLED, stalled.reason, stalled.message
     if reconciling is not None and reconciling.status == ConditionStatus.TRUE:
-        return Health.PROGRESSING, reconciling.reason, reconciling.message
+        return Health.PROGRESSING, reconciling.reason, _what_is_waited_for(reconciling, conditions)
     health = Health.WELL if ready.status == ConditionStatus.TRUE else Health.NOT_READY
     return health, ready.reason, ready.message
+
+
+def _what_is_waited_for(reconciling: Condition, conditions: Sequence[Condition]) -> str:
+    """While pods start, WorkloadsAvailable knows more than the bare number that Reconciling tells."""
+    available = find(conditions, ConditionType.WORKLOADS_AVAILABLE)
+    lacks = available is not None and available.status == ConditionStatus.FALSE
+    if available is None or not lacks or reconciling.reason != Reason.WAITING_FOR_PODS:
+        return reconciling.message
+    return available.message or reconciling.message
 
 
 def endpoint_view(pod: Object, fingerprints: Mapping[tuple[str, str, str, str], str]) -> EndpointView:
@@ -284,14 +293,15 @@ def _asked_for(about: Mapping[str, Any], annotation: str, in_force: bool, now: d
     return [f"{annotation} is set and not in force yet"] if until > now else []
 
 
-def _details(conditions: Sequence[Condition], told: str) -> list[str]:
-    """Details that are not as they should be, but for the one that was told already."""
+def _details(conditions: Sequence[Condition], reason: str, message: str) -> list[str]:
+    """Details that are not as they should be, but for those that say what was told already."""
     return [
         f"{condition.reason}: {condition.message}" if condition.message else condition.reason
         for type_, good in _GOOD.items()
         if (condition := find(conditions, type_)) is not None
         and condition.status not in (good, ConditionStatus.UNKNOWN)
-        and condition.reason != told
+        and condition.reason != reason
+        and (not condition.message or condition.message != message)
     ]
 
 

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from prfaas.api.conditions import Reason
 from prfaas.commands.durations import short_duration
 from prfaas.commands.plain import plain
 from prfaas.commands.status.view import (
@@ -152,8 +153,11 @@ def _pair(pair: PairView) -> str:
     engines = f"{pair.ready_prefill} prefill, {pair.ready_decode} decode ready"
     if pair.compatible == "True":
         return f"with ppool/{pair.prefill_pool}: {engines}"
-    word = "not compatible" if pair.compatible == "False" else "compatible?"
-    return f"with ppool/{pair.prefill_pool}: {word} ({pair.reason or 'not known yet'}), {engines}"
+    if pair.compatible == "False":
+        return f"with ppool/{pair.prefill_pool}: not compatible ({pair.reason or 'not known why'}), {engines}"
+    unknown = pair.reason in (None, Reason.FINGERPRINT_UNKNOWN)
+    why = "" if unknown else f" ({pair.reason})"
+    return f"with ppool/{pair.prefill_pool}: {engines}, not known yet whether compatible{why}"
 
 
 def _table(columns: Iterable[str], last: str, namespaces: bool) -> Table:

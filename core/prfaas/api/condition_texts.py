@@ -138,6 +138,8 @@ _READY = {
         "False",
         "A route without a pair of ready, compatible engines: prompts are local.",
     ),
+    Reason.REACHED: ("True", "A region whose gateways are heard here, and whose authorities can be used."),
+    Reason.OWN_REGION: ("True", "The own region, and nothing is wrong with its part in the federation."),
     Reason.NOT_OBSERVED: ("Unknown", "Nothing was seen yet."),
 }
 _RECONCILING = {
@@ -184,6 +186,11 @@ _TRUST_BUNDLE_VALID = {
     Reason.BUNDLE_MISSING: ("False", "`trustBundle` is absent: nobody of the region is believed."),
     Reason.BUNDLE_UNREADABLE: ("False", "`trustBundle` holds no certificates of authorities."),
     Reason.AUTHORITY_EXPIRED: ("False", "All its authorities have ended: begin a rotation in that region."),
+    Reason.AUTHORITY_NOT_IN_BUNDLE: (
+        "False",
+        "On the own region: the authority that signs here is not in `trustBundle`, so that other regions do "
+        "not believe this one: run `prfaas federation init` again, and `join`.",
+    ),
 }
 _REPORT_FRESH = {
     Reason.REPORTED: ("True", "All clusters have renewed their Leases within 30 seconds."),

@@ -156,6 +156,7 @@ class Reason(StrEnum):
     BUNDLE_MISSING = "BundleMissing"
     BUNDLE_UNREADABLE = "BundleUnreadable"
     AUTHORITY_EXPIRED = "AuthorityExpired"
+    AUTHORITY_NOT_IN_BUNDLE = "AuthorityNotInBundle"
     ROTATING = "Rotating"
     REPORTED = "Reported"
     LEASE_STALE = "LeaseStale"

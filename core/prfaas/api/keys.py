@@ -37,6 +37,9 @@ ANNOTATION_INJECTION: Final = "prfaas.io/injection"
 ANNOTATION_HOLD: Final = "prfaas.io/hold"
 ANNOTATION_LOCAL_ONLY: Final = "prfaas.io/local-only"
 
+# Of a cluster's Lease in the hub: the cluster.
+LABEL_CLUSTER: Final = "prfaas.io/cluster"
+
 # Objects that the mirror made from those of the hub (docs/federation.md).
 LABEL_MIRRORED: Final = "prfaas.io/mirrored"
 ANNOTATION_MIRRORED_FROM: Final = "prfaas.io/mirrored-from"

@@ -242,7 +242,10 @@ def test_columns_of_a_pool_say_whether_it_is_well_and_why_not(resources: Resourc
         "desiredReplicas": 4,
         "readyReplicas": 2,
         "limitedBy": "NoCapacity",
-        "conditions": [condition("Ready", "False", "NotEnoughReady", "2 of 4 instances are ready")],
+        "conditions": [
+            condition("Ready", "False", "NotEnoughReady", "2 of 4 instances are ready"),
+            condition("Reconciling", "True", "RollingOut", "2 of 4 instances are of revision 5c9d"),
+        ],
     }
     resources.apply_status("PrefillPool", "example", status, "operator")
     narrow = resources.table("PrefillPool", wide=False)[0]
@@ -253,6 +256,7 @@ def test_columns_of_a_pool_say_whether_it_is_well_and_why_not(resources: Resourc
         "Available",
         "Ready",
         "Reason",
+        "Progress",
         "Limited-By",
         "Clusters",
         "Age",
@@ -264,6 +268,7 @@ def test_columns_of_a_pool_say_whether_it_is_well_and_why_not(resources: Resourc
         2,
         "False",
         "NotEnoughReady",
+        "RollingOut",
         "NoCapacity",
         None,
     ]

@@ -71,6 +71,11 @@ _POOL_COLUMNS = (
     Column("Desired", ".status.desiredReplicas", "Engine instances that there should be.", type="integer"),
     Column("Available", ".status.readyReplicas", "Engine instances that are ready.", type="integer"),
     *_READY_COLUMNS,
+    Column(
+        "Progress",
+        ".status.conditions[?(@.type=='Reconciling')].reason",
+        "Settled, what the operator is at, or why it cannot go on.",
+    ),
     Column("Limited-By", ".status.limitedBy", "What keeps the pool from its number of instances."),
     Column("Clusters", ".status.placed", "In the hub: ready/wanted instances by cluster."),
     _AGE,

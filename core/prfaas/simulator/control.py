@@ -143,7 +143,7 @@ def measured_problem(
     links = []
     for link in problem.links:
         known = observed.links[link.name]
-        if policy.bandwidth_aware and not known.up:
+        if policy.bandwidth_aware and (not known.up or known.bits_per_second <= 0):
             continue
         bits = known.bits_per_second if policy.bandwidth_aware else UNLIMITED_BITS_PER_SECOND
         links.append(replace(link, bits_per_second=bits))

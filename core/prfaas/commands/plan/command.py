@@ -44,13 +44,13 @@ def plan(scenario: Path | None, paper: bool, changes: tuple[str, ...], output: s
     if paper == (scenario is not None):
         raise click.UsageError("give a scenario file or --paper, and not both")
     if scenario is None:
-        with _solver_output_aside():
+        with solver_output_aside():
             page = results_page(_stopwatch)
         click.echo(page, nl=False)
         return
     try:
         read: Scenario = loaded(scenario.read_text(encoding="utf-8"), changes)
-        with _solver_output_aside():
+        with solver_output_aside():
             found = planned(read.problem, read.options, elapsed_seconds=_stopwatch())
     except (InvalidInputError, PlanTimeoutError) as error:
         raise click.ClickException(f"{scenario}: {error}") from error
@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _solver_output_aside() -> Iterator[None]:
+def solver_output_aside() -> Iterator[None]:
     """HiGHS prints lines about its own inner steps on descriptor 1 whatever it is told; nobody needs them."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)

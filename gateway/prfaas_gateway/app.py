@@ -52,6 +52,7 @@ def health_app(services: Services) -> web.Application:
     app.router.add_get("/readyz", health.ready)
     app.router.add_get("/status", health.status)
     app.router.add_get("/metrics", health.metrics)
+    app.router.add_get("/v1/regions", health.regions)
     return app
 
 
@@ -175,6 +176,14 @@ class _HealthPages:
 
     async def status(self, _: web.Request) -> web.Response:
         return web.json_response(status(self._services))
+
+    async def regions(self, _: web.Request) -> web.Response:
+        """How other regions are seen from here; a gateway without a cluster knows none."""
+        peers = self._services.peers
+        if peers is None:
+            own = {"version": 1, "region": self._services.config.region, "listening": False, "regions": []}
+            return web.json_response(own)
+        return web.json_response(peers.picture())
 
     async def metrics(self, _: web.Request) -> web.Response:
         observe(self._services)

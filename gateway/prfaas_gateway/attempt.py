@@ -44,6 +44,10 @@ _PATH_CODES = frozenset(
 """Ends of a transfer that speak against its producer or the way to it."""
 
 
+_WAY_CODES = frozenset({"LinkLost", "PeerSilent", "PeerUnreachable"})
+"""Those of them that a region which is cut off for KV alone would bring for each of its pods."""
+
+
 class RetryRemoteError(Exception):
     """This attempt is given up for another one with another prefill engine."""
 
@@ -54,6 +58,7 @@ class Transfer:
 
     Attributes:
         uncached_tokens: what the prefill engine is believed to have to compute.
+        first_kv_seconds: how long its queue may keep the decode engine without any KV.
     """
 
     id: str
@@ -63,10 +68,17 @@ class Transfer:
     consumer: ControlTarget
     uncached_tokens: int
     deadline_seconds: float
+    first_kv_seconds: float | None = None
 
     @classmethod
     def plan(
-        cls, services: Services, intake: Intake, decoder: Decoder, prefiller: Prefiller, matched_blocks: int
+        cls,
+        services: Services,
+        intake: Intake,
+        decoder: Decoder,
+        prefiller: Prefiller,
+        matched_blocks: int,
+        first_kv_seconds: float | None = None,
     ) -> Transfer:
         """A new transfer for a request that may be remote."""
         prompt, control, consumer = intake.prompt, services.control, decoder.target
@@ -85,6 +97,7 @@ class Transfer:
                 timeouts.transfer_seconds + timeouts.transfer_seconds_per_1000_tokens * prompt.tokens / 1000,
                 3,
             ),
+            first_kv_seconds=first_kv_seconds,
         )
 
     def prefill_body(self, prompt: PreparedPrompt, model: str, cache_salt: str) -> bytes:
@@ -124,17 +137,20 @@ class Transfer:
         return body.with_transfer(params)
 
     def _decode_params(self, digest: str) -> bytes:
-        prfaas = {
+        engine = self.prefiller.config
+        producer = {"address": engine.kv_address, "identity": engine.identity}
+        if engine.kv_server_name is not None:
+            producer["server_name"] = engine.kv_server_name
+        prfaas: dict[str, object] = {
             "version": 1,
             "leg": "decode",
             "transfer_id": self.id,
             "prompt_digest": digest,
-            "producer": {
-                "address": self.prefiller.config.kv_address,
-                "identity": self.prefiller.config.identity,
-            },
+            "producer": producer,
             "deadline_seconds": self.deadline_seconds,
         }
+        if self.first_kv_seconds is not None:
+            prfaas["first_kv_seconds"] = round(self.first_kv_seconds, 3)
         return json.dumps({"prfaas": prfaas}, separators=(",", ":")).encode()
 
 
@@ -217,8 +233,12 @@ class Attempt:
         # Not the prefill leg's 200: KV that cannot cross makes a working engine useless here.
         if code in _PATH_CODES:
             self.transfer.prefiller.sidecar.failed(self._services.clock())
+            if code in _WAY_CODES and self.transfer.prefiller.way is not None:
+                self.transfer.prefiller.way.failed(self._services.clock())
         elif code == "complete":
             self.transfer.prefiller.sidecar.succeeded(self._services.clock())
+            if self.transfer.prefiller.way is not None:
+                self.transfer.prefiller.way.succeeded(self._services.clock())
 
     async def _run_decode(self, intake: Intake, url: URL, account: Account) -> Answer:
         data = intake.body.raw
@@ -227,12 +247,13 @@ class Attempt:
         return await self._services.decode.open(url, data, self._headers, account)
 
     async def _run_prefill(self, transfer: Transfer, intake: Intake) -> ControlError | None:
-        prefiller, name, prompt = transfer.prefiller, transfer.prefiller.name, intake.prompt
+        prefiller, prompt = transfer.prefiller, intake.prompt
         if prompt is None:
             raise AssertionError("a transfer needs tokens")
         body = transfer.prefill_body(prompt, intake.model.name, intake.kind.cache_salt)
         headers = {"x-request-id": f"prfaas-{transfer.id}", **self._trace_headers}
-        metrics = self._services.metrics
+        started = self._services.clock()
+        had_it_to_itself = not prefiller.in_flight and not prefiller.load_tokens
         with prefiller.work(transfer.uncached_tokens):
             try:
                 await transfer.control.prefill(
@@ -240,14 +261,27 @@ class Attempt:
                 )
             except ControlError as error:
                 self.prefill_code = error.code
-                metrics.of_engine(metrics.prefill_legs, name, error.code).inc()
+                self._count_leg(prefiller, error.code)
                 if error.blames_peer:
                     prefiller.sidecar.failed(self._services.clock())
+                if error.blames_way and prefiller.way is not None:
+                    # All of the region, until it is heard again: the next request has no time to lose there.
+                    prefiller.way.failed(self._services.clock())
+                    prefiller.way.reachable = False
                 return error
         self.prefill_code = "OK"
-        metrics.of_engine(metrics.prefill_legs, name, "OK").inc()
+        self._count_leg(prefiller, "OK")
+        if had_it_to_itself:
+            seconds = self._services.clock() - started
+            self._services.scheduler.paces.observe(prefiller.kind, transfer.uncached_tokens, seconds)
         prefiller.index.add(prompt.block_hashes)
         return None
+
+    def _count_leg(self, prefiller: Prefiller, code: str) -> None:
+        metrics = self._services.metrics
+        metrics.of_engine(metrics.prefill_legs, prefiller.name, code).inc()
+        if prefiller.region is not None:
+            metrics.peer_legs.labels(prefiller.region, code).inc()
 
     async def _prefill_ended(self, verdict: PrefillVerdict) -> None:
         if self._prefill is None or self.transfer is None:

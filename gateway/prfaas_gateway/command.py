@@ -107,6 +107,7 @@ async def run(
     stop = stop or _stop_on_signals()
     services = build_services(config, models, credentials)
     tasks = [asyncio.create_task(probe_forever(services), name="probes")]
+    peers = services.peers
     if config.cluster is not None:
         tasks.append(asyncio.create_task(await _followed(services, config.cluster), name="cluster"))
     runners = [
@@ -118,11 +119,16 @@ async def run(
             await runner.setup()
             host, port = split_address(address)
             await web.TCPSite(runner, host or None, port, backlog=1024).start()
+        if peers is not None:
+            await peers.listen()
+            tasks.append(asyncio.create_task(peers.run(), name="regions"))
         _log.info("serving", extra={"addresses": [list(runner.addresses) for runner in runners]})
         await _until(stop, tasks)
         await _let_others_notice(services, tasks)
     finally:
         services.draining = True
+        if peers is not None:
+            await peers.close()
         _log.info("draining", extra={"in_flight": services.in_flight})
         for runner in runners:
             await runner.cleanup()
@@ -145,6 +151,8 @@ async def _let_others_notice(services: Services, tasks: list[asyncio.Task[None]]
     seconds = services.config.stopping_seconds
     if seconds:
         services.stopping = True
+        if services.peers is not None:
+            services.peers.leaving = True
         _log.info("stopping", extra={"seconds": seconds})
         await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
@@ -194,6 +202,20 @@ def build_services(
         clock=time.monotonic,
     )
     services.fleet = static_fleet(services)
+    if config.cluster is not None and config.tls is not None and control is not None:
+        # Only here, as what follows the cluster: a static configuration knows no regions.
+        from prfaas_gateway.peering.peers import Peers
+
+        services.peers = Peers(
+            config,
+            config.tls,
+            services.fleet,
+            control,
+            services.metrics,
+            services.budget,
+            services.clock,
+            services.wall_clock,
+        )
     return services
 
 

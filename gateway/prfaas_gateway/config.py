@@ -103,6 +103,15 @@ class Model(_Section):
     """False for models whose engines do not render with the tokenizer's template: their chats stay local."""
 
 
+class Peering(_Section):
+    """How gateways of different regions deal with one another (docs/federation.md)."""
+
+    bytes_per_second: Annotated[int, Field(ge=1_000, le=10_000_000)] = 50_000
+    """What is told to one gateway of another region, at most: with many pods loads are told less often."""
+    silent_seconds: Annotated[float, Field(ge=1, le=60)] = 3
+    """A region that says nothing for so long gets no requests, and what waits for it goes elsewhere."""
+
+
 class DecodeEngine(_Section):
     """An engine of this region that answers clients, and its sidecar."""
 
@@ -130,6 +139,8 @@ class PrefillEngine(_Section):
     kv_address: Address
     """Where its sidecar lets consumers pull KV."""
     identity: Identity
+    kv_server_name: str | None = None
+    """TLS server name by which a proxy knows its sidecar, without the region of who dials."""
     models: tuple[Name, ...] = ()
     max_in_flight_tokens: Count = 1_000_000
 
@@ -210,6 +221,8 @@ class Config(_Section):
 
     listen: Address = "0.0.0.0:8000"
     health_listen: Address = "0.0.0.0:8002"
+    peer_listen: Address | None = None
+    """Where gateways of other regions are answered (usually port 7410); none: this region offers nothing."""
     region: Name
     identity: Identity | None = None
     tls: Tls | None = None
@@ -225,6 +238,7 @@ class Config(_Section):
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     health: Health = Health()
+    peering: Peering = Peering()
 
     def _engines(self) -> list[DecodeEngine | PrefillEngine]:
         return [*self.decode_engines, *self.prefill_engines]
@@ -245,6 +259,8 @@ class Config(_Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.cluster is None:
+            if self.peer_listen is not None:
+                raise ValueError("peer_listen: needs the section cluster; regions come from the snapshot")
             for name in ("models", "decode_engines"):
                 if not getattr(self, name):
                     raise ValueError(f"{name}: at least one is needed, or the section cluster")

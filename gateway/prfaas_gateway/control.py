@@ -8,7 +8,7 @@ import json
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -142,7 +142,7 @@ class Ways(Protocol):
     def context(self, region: str) -> ssl.SSLContext | None:
         """For dialling a region's gateways; None when it is not trusted."""
 
-    def until_lost(self, region: str) -> AbstractContextManager[None]:
+    def until_lost(self, region: str) -> AbstractAsyncContextManager[object]:
         """Ends what runs within by TimeoutError as soon as the region falls silent."""
 
 
@@ -295,35 +295,34 @@ class ControlClient:
         if context is None:
             # Its pool was taken out of the fleet after this request had chosen it.
             raise ControlError("NotAuthorised", retryable=True, blames_peer=False)
-        async with self._request(method, target.url.with_path(path), context, None, **arguments) as response:
+        url = target.url.with_path(path)
+        async with self._request(method, url, context, None, **arguments) as response:
             yield response
 
     @asynccontextmanager
     async def _call_far(
         self, method: str, target: ControlTarget, region: str, path: str, **arguments: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Through a gateway of the sidecar's region. That this cannot be reached says nothing of the sidecar."""
+        """Through a gateway of the sidecar's region; where that cannot be reached, no sidecar is to blame."""
         context = self.ways.context(region) if self.ways is not None else None
         if self.ways is None or context is None:
             raise ControlError("NotAuthorised", retryable=True, blames_peer=False)
         url = target.url.with_path(target.prefix + path.removeprefix("/v1"))
         try:
-            with self.ways.until_lost(region):
-                async with self._request(
-                    method, url, context, self.ways.server_name, **arguments
-                ) as response:
-                    yield response
+            async with (
+                self.ways.until_lost(region),
+                self._request(method, url, context, self.ways.server_name, **arguments) as response,
+            ):
+                yield response
         except TimeoutError as error:
             raise ControlError("PeerSilent", retryable=True, blames_peer=False, blames_way=True) from error
-        except ControlError as error:
-            if error.__cause__ is None:
-                raise
-            raise ControlError(error.code, retryable=True, blames_peer=False, blames_way=True) from error
 
     @asynccontextmanager
     async def _request(
         self, method: str, url: URL, context: ssl.SSLContext, server_name: str | None, **arguments: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        # With a server name it is a gateway that answers, or does not, and not the sidecar that is meant.
+        far = server_name is not None
         try:
             async with self._session.request(
                 method,
@@ -335,12 +334,17 @@ class ControlClient:
             ) as response:
                 yield response
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-            raise ControlError("NotAuthorised", retryable=True, blames_peer=True) from error
+            raise _broken("NotAuthorised", far) from error
         except TimeoutError as error:
-            code = "PeerUnreachable" if isinstance(error, aiohttp.ConnectionTimeoutError) else "PeerSilent"
-            raise ControlError(code, retryable=True, blames_peer=True) from error
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                raise _broken("PeerUnreachable", far) from error
+            raise ControlError("PeerSilent", retryable=True, blames_peer=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ControlError("PeerUnreachable", retryable=True, blames_peer=True) from error
+            raise _broken("PeerUnreachable", far) from error
+
+
+def _broken(code: str, far: bool) -> ControlError:
+    return ControlError(code, retryable=True, blames_peer=not far, blames_way=far)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

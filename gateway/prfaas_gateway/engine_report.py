@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,16 @@ MAX_MODEL_FILE_BYTES = 64 << 20
 _MAX_NAMES = 64
 _MAX_FIELDS = 64
 _MAX_FIELD_CHARACTERS = 128
+_MAX_LINKS = 256
+_MAX_NUMBER = float(1 << 60)
+_LINK_NUMBERS = (
+    "received_bytes",
+    "busy_seconds",
+    "goodput_bits_per_second",
+    "rtt_seconds",
+    "retransmits_percent",
+    "streams",
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -32,6 +42,19 @@ class ModelFile:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkCounters:
+    """What a decode sidecar measured of the KV that came from one region (docs/federation.md, Link state)."""
+
+    region: str
+    received_bytes: int = 0
+    busy_seconds: float = 0.0
+    goodput_bits_per_second: float | None = None
+    rtt_seconds: float | None = None
+    retransmits_percent: float | None = None
+    streams: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineReport:
     """One engine's own words, as far as the gateway needs them. What it has not said is None or empty.
 
@@ -40,6 +63,9 @@ class EngineReport:
         fingerprint_fields: what it is made of, for people who wonder why two differ; sorted by name.
         model_files: sorted by name.
         model_files_error: why some are missing, or empty.
+        incarnation: one run of the engine.
+        queued_requests, running_requests, queued_tokens: of the engine, where its sidecar tells.
+        links: by region from which KV came.
     """
 
     engine_connected: bool = False
@@ -51,6 +77,12 @@ class EngineReport:
     served_models: tuple[str, ...] = ()
     model_files: tuple[ModelFile, ...] = ()
     model_files_error: str = ""
+    incarnation: str | None = None
+    # What changes all the time makes no other report: the fleet is brought to one only when it is another.
+    queued_requests: int | None = field(default=None, compare=False)
+    running_requests: int | None = field(default=None, compare=False)
+    queued_tokens: int | None = field(default=None, compare=False)
+    links: tuple[LinkCounters, ...] = field(default=(), compare=False)
 
     @property
     def files_digest(self) -> str:
@@ -91,6 +123,11 @@ def read_report(answer: bytes) -> EngineReport:
         served_models=_names(fields.get("served_models")),
         model_files=_files(fields.get("model_files")),
         model_files_error=str(fields.get("model_files_error") or "")[:500],
+        incarnation=_text(fields.get("incarnation")),
+        queued_requests=_load(fields.get("queued_requests")),
+        running_requests=_load(fields.get("running_requests")),
+        queued_tokens=_load(fields.get("queued_tokens")),
+        links=_links(fields.get("links")),
     )
 
 
@@ -101,6 +138,30 @@ def _count(fields: dict[str, Any], name: str) -> int | None:
     if type(value) is not int or value < 1:
         raise ValueError(name)
     return value
+
+
+def _text(value: Any) -> str | None:
+    return value[:_MAX_FIELD_CHARACTERS] if isinstance(value, str) and value else None
+
+
+def _load(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _links(value: Any) -> tuple[LinkCounters, ...]:
+    """What cannot be read of a link is left out: numbers for a picture are no reason to lose an engine."""
+    links = []
+    for entry in value[:_MAX_LINKS] if isinstance(value, list) else ():
+        if not isinstance(entry, dict) or not _text(entry.get("region")):
+            continue
+        numbers: dict[str, Any] = {
+            name: entry[name]
+            for name in _LINK_NUMBERS
+            if type(entry.get(name)) in (int, float) and 0 <= entry[name] < _MAX_NUMBER
+        }
+        whole: dict[str, Any] = {name: int(numbers[name]) for name in ("received_bytes", "streams") if name in numbers}
+        links.append(LinkCounters(entry["region"][:_MAX_FIELD_CHARACTERS], **{**numbers, **whole}))
+    return tuple(links)
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from yarl import URL
 
@@ -81,6 +81,22 @@ class RoutePolicy:
 NO_ROUTE = RoutePolicy(threshold_tokens=None, prefill_pools=frozenset())
 
 
+class Load(Protocol):
+    """How busy an engine is; None where nobody knows."""
+
+    @property
+    def queued_requests(self) -> int | None:
+        """Requests that wait."""
+
+    @property
+    def running_requests(self) -> int | None:
+        """Requests that are computed."""
+
+    @property
+    def queued_tokens(self) -> int | None:
+        """Prompt tokens of both."""
+
+
 @dataclass(slots=True, eq=False)
 class Decoder:
     """A decode engine with its sidecar.
@@ -92,6 +108,7 @@ class Decoder:
         fingerprint: of its KV, once its sidecar has told.
         files: digest of its tokenizer's files, once its sidecar has told.
         restarts: of its pod's containers.
+        queued_requests: that wait in the engine, where its sidecar tells.
         tokenizer_agrees: per model, once it has been compared.
     """
 
@@ -107,6 +124,7 @@ class Decoder:
     fingerprint: str | None = None
     files: str = ""
     restarts: int = 0
+    queued_requests: int = 0
 
     @property
     def name(self) -> str:
@@ -119,6 +137,10 @@ class Decoder:
         if self.config.control is None or self.config.identity is None:
             return None
         return ControlTarget(URL(self.config.control), self.config.identity)
+
+    def take_load(self, told: Load) -> None:
+        """How busy it is, as its sidecar tells."""
+        self.queued_requests = told.queued_requests or 0
 
     def route(self, model: str) -> RoutePolicy:
         """What holds for a model's prompts here."""
@@ -147,8 +169,12 @@ class Prefiller:
     """A prefill engine behind its sidecar.
 
     Attributes:
-        pool: namespace and name of its pool, empty outside of clusters.
-        uid, open, fingerprint, restarts: as of a `Decoder`.
+        pool: namespace and name of its pool, with the region before it if that is another one; empty outside
+            of clusters.
+        uid, open, fingerprint, restarts, queued_requests: as of a `Decoder`.
+        region: the other region that it is in; None for the own one.
+        way: the way to that region's gateways.
+        told_tokens: prompt tokens that wait or are being computed there, told by that region's gateways.
     """
 
     config: PrefillEngine
@@ -159,7 +185,13 @@ class Prefiller:
     uid: str = ""
     open: bool = True
     fingerprint: str | None = None
-    restarts: int = 0
+    restarts: int | str = 0
+    region: str | None = None
+    way: Member | None = None
+    in_flight: int = 0
+    queued_requests: int = 0
+    running_requests: int = 0
+    told_tokens: int = 0
 
     @property
     def name(self) -> str:
@@ -168,8 +200,31 @@ class Prefiller:
 
     @property
     def target(self) -> ControlTarget:
-        """Its sidecar."""
-        return ControlTarget(URL(self.config.control), self.config.identity)
+        """Its sidecar, or the gateway of its region that passes on what is for it."""
+        url, identity = URL(self.config.control), self.config.identity
+        if self.region is None:
+            return ControlTarget(url, identity)
+        return ControlTarget(url, identity, region=self.region, prefix=f"/v1/legs/{self.pod_uid}")
+
+    @property
+    def pod_uid(self) -> str:
+        """Of its pod, as its own region knows it: uids of several regions need not differ."""
+        return self.uid.rpartition(":")[2]
+
+    def take_load(self, told: Load) -> None:
+        """How busy it is, as somebody told who knows more than this gateway."""
+        self.queued_requests = told.queued_requests or 0
+        self.running_requests = told.running_requests or 0
+        self.told_tokens = told.queued_tokens or 0
+
+    @property
+    def load_tokens(self) -> int:
+        """Prompt tokens that are being prefilled there, by the larger one of what is known."""
+        return max(self.in_flight_tokens, self.told_tokens)
+
+    def healthy(self, now: float) -> bool:
+        """Whether to ask it."""
+        return self.sidecar.healthy(now) and (self.way is None or self.way.healthy(now))
 
     def serves(self, model: str) -> bool:
         """Whether this engine has the model."""
@@ -178,10 +233,12 @@ class Prefiller:
     @contextmanager
     def work(self, tokens: int) -> Iterator[None]:
         """Counts ``tokens`` as being prefilled."""
+        self.in_flight += 1
         self.in_flight_tokens += tokens
         try:
             yield
         finally:
+            self.in_flight -= 1
             self.in_flight_tokens -= tokens
 
 
@@ -243,7 +300,7 @@ def healthy_prefillers(
         and engine.serves(model)
         and (pools is None or engine.pool in pools)
         and engine.name not in tried
-        and engine.sidecar.healthy(now)
+        and engine.healthy(now)
     ]
 
 
@@ -276,11 +333,11 @@ def pick_prefiller(
     fitting = [
         pick
         for pick in picks
-        if pick.engine.in_flight_tokens == 0
-        or pick.engine.in_flight_tokens + tokens <= pick.engine.config.max_in_flight_tokens
+        if pick.engine.load_tokens == 0
+        or pick.engine.load_tokens + tokens <= pick.engine.config.max_in_flight_tokens
     ]
     if not fitting:
         return None
     return min(
-        fitting, key=lambda pick: pick.engine.in_flight_tokens + tokens - pick.matched_blocks * block_tokens
+        fitting, key=lambda pick: pick.engine.load_tokens + tokens - pick.matched_blocks * block_tokens
     )

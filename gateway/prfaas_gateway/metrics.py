@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -128,6 +129,51 @@ class Metrics:
             ("engine", "model"),
             registry=r,
         )
+        self.exchange_age_seconds = Gauge(
+            name("exchange_age_seconds"),
+            "Age of what another region has told; it speaks at least once a second",
+            ("region",),
+            registry=r,
+        )
+        self.exchange_bytes = Counter(
+            name("exchange_bytes"),
+            "Bytes of the exchange with other regions' gateways, sent or received",
+            ("region", "direction"),
+            registry=r,
+        )
+        self.exchange_stops = Counter(
+            name("exchange_stops"),
+            "Streams from another region that ended or did not begin; each is tried again",
+            ("region", "code"),
+            registry=r,
+        )
+        self.region_usable = Gauge(
+            name("region_usable"),
+            "1 when requests may be prefilled in the region: it speaks, and offers pods",
+            ("region",),
+            registry=r,
+        )
+        self.peer_pods = Gauge(
+            name("peer_pods"), "Prefill pods that another region has told of", ("region",), registry=r
+        )
+        self.peer_legs = Counter(
+            name("peer_legs"),
+            "Prefill legs sent through another region's gateways, by outcome",
+            ("region", "code"),
+            registry=r,
+        )
+        self.passed_legs = Counter(
+            name("passed_legs"),
+            "Prefill legs of another region's gateways passed on to own pods, by outcome",
+            ("region", "code"),
+            registry=r,
+        )
+        self.peers_refused = Counter(
+            name("peers_refused"),
+            "Connections and streams of other regions' gateways that were refused here, by reason",
+            ("region", "code"),
+            registry=r,
+        )
         self._of_engines: dict[str, set[tuple[Counter | Gauge, tuple[str, ...]]]] = {}
 
     def of_engine(self, metric: MetricT, engine: str, *labels: str) -> MetricT:
@@ -140,6 +186,12 @@ class Metrics:
         """Drop all series of an engine that is gone."""
         for metric, labels in self._of_engines.pop(engine, ()):
             metric.remove(*labels)
+
+    def forget_region(self, region: str) -> None:
+        """Drop the gauges of a region that is gone; what was counted stays counted."""
+        for gauge in (self.exchange_age_seconds, self.region_usable, self.peer_pods):
+            with suppress(KeyError):
+                gauge.remove(region)
 
     def forget_engines_but(self, names: AbstractSet[str]) -> None:
         """Drop all series of engines that are none of these."""

@@ -148,13 +148,16 @@ async def _probe_decoder(services: Services, decoder: Decoder) -> None:
 
 async def _probe_sidecar(services: Services, engine: Decoder | Prefiller) -> None:
     target = engine.target
-    if services.control is None or target is None:
+    if services.control is None or target is None or target.region is not None:
+        # Pods of other regions are looked after by their own gateways, which tell.
         return
     try:
         if services.cluster is None:
             await services.control.probe(target)
         else:
-            services.cluster.heard(engine.uid, await services.control.engine(target))
+            report = await services.control.engine(target)
+            engine.take_load(report)
+            services.cluster.heard(engine.uid, report)
     except ControlError as error:
         _note(engine, engine.sidecar, False, "sidecar", error.code)
         if services.cluster is not None:

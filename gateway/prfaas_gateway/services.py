@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prfaas_gateway.chat_template import load_chat_template
 from prfaas_gateway.config import Config, DecodeEngine, PrefillEngine
@@ -22,6 +22,9 @@ from prfaas_gateway.streams import Budget
 from prfaas_gateway.supervisor import Supervisor
 from prfaas_gateway.tls import Credentials
 from prfaas_gateway.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from prfaas_gateway.peering.peers import Peers
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ class Services:
     clock: Callable[[], float]
     wall_clock: Callable[[], float] = time.time
     cluster: ClusterView | None = None
+    peers: Peers | None = None
+    """Other regions; only in a cluster."""
     to_probe: dict[str, Decoder | Prefiller] = field(default_factory=dict)
     """By uid of the pod: of whom nothing recent is known; ``probe_now`` is set with it."""
     probe_now: asyncio.Event = field(default_factory=asyncio.Event)

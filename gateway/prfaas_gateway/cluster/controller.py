@@ -26,6 +26,7 @@ from prfaas_gateway.engine_report import EngineReport
 from prfaas_gateway.errors import ClusterUnusableError
 from prfaas_gateway.fleet import Decoder, Prefiller
 from prfaas_gateway.metrics import Metrics
+from prfaas_gateway.peering.peers import Peers
 from prfaas_gateway.services import Services
 
 _log = logging.getLogger(__name__)
@@ -78,6 +79,9 @@ class Controller:
             TokenizerCache(settings.state_dir / "tokenizers", settings.max_tokenizer_bytes),
             self._changed.set,
         )
+        if services.peers is not None:
+            services.peers.reports = self._reports
+            services.peers.on_change = self._changed.set
 
     # --- life
 
@@ -91,6 +95,7 @@ class Controller:
             await asyncio.to_thread(self._store.prepare)
         except StateError as error:
             raise ClusterUnusableError(f"cluster.state_dir: {error}") from error
+        await self._restore_peers()
         await self._restore_snapshot()
         await self._restore_pods()
         await self._reconcile()
@@ -109,16 +114,20 @@ class Controller:
                 tasks.create_task(self._reconcile_forever(), name="reconcile")
                 tasks.create_task(self._models.load_forever(), name="tokenizers")
                 tasks.create_task(self._save_forever(), name="save state")
+                if self._services.peers is not None:
+                    tasks.create_task(self._save_peers_forever(self._services.peers), name="save regions")
         finally:
             await self._save()
+            if self._services.peers is not None:
+                await self._save_peers(self._services.peers)
 
     # --- what others tell
 
     def heard(self, uid: str, report: EngineReport) -> None:
         """A pod's sidecar has told about its engine."""
         self._losses.pop(uid, None)
-        if self._reports.get(uid) != report or uid in self._lost:
-            self._reports[uid] = report
+        before, self._reports[uid] = self._reports.get(uid), report
+        if before != report or uid in self._lost:
             self._lost.discard(uid)
             self._changed.set()
 
@@ -247,12 +256,16 @@ class Controller:
             self._lost &= {uid for scope in self._unwatched() for uid in self._pods.get(scope, ())}
         self._losses = {uid: losses for uid, losses in self._losses.items() if uid in self._reports}
         from_disk = {uid for scope in self._from_disk for uid in self._pods.get(scope, ())}
+        peers = self._services.peers
+        if peers is not None:
+            peers.take_own(pods)
         desired = desired_fleet(
             self._pools,
             pods,
             self._reports,
             unconfirmed=from_disk | self._lost,
             files_in_use=self._models.files_in_use(),
+            remote=peers.remote_pods() if peers is not None else (),
         )
         # First whom requests may use: who drains must be left at once, whatever else takes time.
         applied = apply(self._services, desired)
@@ -325,6 +338,33 @@ class Controller:
             self._services.metrics.state_errors.labels("Write").inc()
             _log.error("the state cannot be kept", extra={"reason": str(error)})
 
+    async def _save_peers_forever(self, peers: Peers) -> None:
+        while True:
+            await peers.to_save.wait()
+            await self._save_peers(peers)
+            await asyncio.sleep(_SAVE_PAUSE_SECONDS)
+
+    async def _save_peers(self, peers: Peers) -> None:
+        peers.to_save.clear()
+        document, now = peers.to_document(), self._services.wall_clock()
+        if not document:
+            return
+        try:
+            await asyncio.to_thread(self._store.save_peers, document, now)
+        except StateError as error:
+            self._services.metrics.state_errors.labels("Write").inc()
+            _log.error("what other regions told cannot be kept", extra={"reason": str(error)})
+
+    async def _restore_peers(self) -> None:
+        """Before the snapshot, which says whom of these there still is."""
+        if self._services.peers is None:
+            return
+        try:
+            self._services.peers.restore(await asyncio.to_thread(self._store.load_peers))
+        except StateError as error:
+            self._services.metrics.state_errors.labels("Read").inc()
+            _log.warning("what other regions told cannot be used", extra={"reason": str(error)})
+
     async def _restore_snapshot(self) -> None:
         try:
             found = await asyncio.to_thread(self._store.load_snapshot)
@@ -353,6 +393,8 @@ class Controller:
         self._snapshot, self._snapshot_text = snapshot, text
         self._snapshot_source, self._snapshot_at = source, at
         self._pools = pools_of(snapshot)
+        if self._services.peers is not None:
+            self._services.peers.configure(snapshot)
         self._changed.set()
         _log.info("snapshot", extra={"revision": snapshot.revision, "source": source})
 

@@ -58,9 +58,10 @@ def apply(services: Services, desired: Desired) -> Applied:
         was_open = prefiller is not None and prefiller.open
         if prefiller is None:
             prefiller = services.new_prefiller(_prefill_engine(want))
+            prefiller.region = want.region
             prefiller.uid, prefiller.restarts = uid, want.restarts
             added.append(want.name)
-        _update_prefiller(prefiller, want)
+        _update_prefiller(services, prefiller, want)
         if not was_open:
             to_ask.append(prefiller)
         new_prefillers.append(prefiller)
@@ -99,7 +100,7 @@ def _forget(decoder: Decoder) -> None:
     decoder.tokenizer_agrees.clear()
 
 
-def _update_prefiller(prefiller: Prefiller, wanted: DesiredPrefiller) -> None:
+def _update_prefiller(services: Services, prefiller: Prefiller, wanted: DesiredPrefiller) -> None:
     engine = _prefill_engine(wanted) if _differs(prefiller.config, wanted) else prefiller.config
     if prefiller.restarts != wanted.restarts or engine.control != prefiller.config.control:
         prefiller.index.forget()
@@ -107,11 +108,15 @@ def _update_prefiller(prefiller: Prefiller, wanted: DesiredPrefiller) -> None:
     prefiller.pool = wanted.pool
     prefiller.open = wanted.open
     prefiller.fingerprint = wanted.fingerprint
+    if wanted.region is not None and services.peers is not None:
+        prefiller.way = services.peers.way(wanted.region)
 
 
 def _differs(engine: PrefillEngine, wanted: DesiredPrefiller) -> bool:
-    return (engine.control, engine.identity, engine.models) != (
+    return (engine.control, engine.kv_address, engine.kv_server_name, engine.identity, engine.models) != (
         wanted.control,
+        wanted.kv_address,
+        wanted.kv_server_name,
         wanted.identity,
         wanted.models,
     )
@@ -134,6 +139,7 @@ def _prefill_engine(wanted: DesiredPrefiller) -> PrefillEngine:
         name=wanted.name,
         control=wanted.control,
         kv_address=wanted.kv_address,
+        kv_server_name=wanted.kv_server_name,
         identity=wanted.identity,
         models=wanted.models,
     )

@@ -12,6 +12,7 @@ from prfaas_gateway.cluster.pods import Pod
 from prfaas_gateway.cluster.policy import Pools
 from prfaas_gateway.engine_report import EngineReport, ModelFile
 from prfaas_gateway.fleet import RoutePolicy
+from prfaas_gateway.peering.remote import RemotePod
 
 PEER_PORT = 7400
 CONTROL_PORT = 7401
@@ -47,7 +48,11 @@ class DesiredDecoder:
 
 @dataclass(frozen=True, slots=True)
 class DesiredPrefiller:
-    """A prefill pod, as it is to be used."""
+    """A prefill pod, as it is to be used.
+
+    Attributes:
+        uid: with the region before it, when that is another one: `control` is then its gateways' address.
+    """
 
     uid: str
     name: str
@@ -58,7 +63,9 @@ class DesiredPrefiller:
     models: tuple[str, ...]
     open: bool
     fingerprint: str | None
-    restarts: int
+    restarts: int | str
+    region: str | None = None
+    kv_server_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,7 @@ def desired_fleet(
     *,
     unconfirmed: Collection[str] = (),
     files_in_use: Mapping[str, str] | None = None,
+    remote: Iterable[RemotePod] = (),
 ) -> Desired:
     """The fleet that follows.
 
@@ -104,6 +112,7 @@ def desired_fleet(
         reports: by pod uid, of those that have told.
         unconfirmed: uids of pods that are known from the disk only. Another pod may have their address by
             now, and engines are spoken to without TLS: they get requests once their sidecar has shown itself.
+        remote: pods of other regions, as those tell.
         files_in_use: digest of the tokenizer files in use, by model: kept when as many engines use others.
     """
     decoders: dict[str, DesiredDecoder] = {}
@@ -142,11 +151,38 @@ def desired_fleet(
                 fingerprint=report.fingerprint,
                 restarts=pod.restarts,
             )
+    for far in sorted(remote, key=lambda far: (far.region, far.pod.uid)):
+        wanted = _remote_prefiller(far, pools)
+        if wanted is not None:
+            prefillers[wanted.uid] = wanted
     in_use = files_in_use or {}
     models = {
         name: _model(name, pools, decoders.values(), reports, in_use.get(name, "")) for name in pools.models
     }
     return Desired(decoders, prefillers, models)
+
+
+def _remote_prefiller(far: RemotePod, pools: Pools) -> DesiredPrefiller | None:
+    """A pod of another region; None when no route names its pool there."""
+    pod, key = far.pod, f"{far.region}/{far.pod.pool_name}"
+    pool = pools.remote.get(key)
+    if pool is None or pod.kind != PREFILL_POOL:
+        return None
+    return DesiredPrefiller(
+        uid=f"{far.region}:{pod.uid}",
+        name=f"{far.region}/{pod.namespace}/{pod.name or pod.uid}",
+        pool=key,
+        control=f"https://{far.address}",
+        kv_address=pod.kv_address,
+        # What its region says of its identity does not count: the route says who may prefill.
+        identity=pool.identity,
+        models=tuple(sorted(pool.models)),
+        open=pod.takes_requests,
+        fingerprint=pod.fingerprint,
+        restarts=pod.incarnation,
+        region=far.region,
+        kv_server_name=pod.kv_server_name or None,
+    )
 
 
 def _model(

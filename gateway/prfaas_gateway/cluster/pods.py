@@ -8,6 +8,8 @@ from typing import Any
 
 from prfaas.api.keys import ANNOTATION_DRAIN_SINCE, LABEL_POOL, LABEL_POOL_KIND
 
+_ADDED = frozenset({"host_ip"})
+"""Fields that what an earlier version left on the disk lacks."""
 _ENDED = frozenset({"Failed", "Succeeded"})
 
 
@@ -20,6 +22,7 @@ class Pod:
         ip: empty while it has none, and when it has ended.
         draining: the operator has marked it.
         restarts: of its containers, sidecars not counted; an engine that has restarted holds no KV.
+        host_ip: of its node; empty while it has none, and when an earlier version wrote it to the disk.
     """
 
     uid: str
@@ -32,6 +35,7 @@ class Pod:
     deleting: bool
     draining: bool
     restarts: int
+    host_ip: str = ""
 
     @property
     def full_name(self) -> str:
@@ -60,7 +64,8 @@ class Pod:
             ValueError: not what `to_document` wrote.
         """
         types = {"ready": bool, "deleting": bool, "draining": bool, "restarts": int}
-        if not isinstance(document, dict) or document.keys() != {field.name for field in fields(cls)}:
+        names = {field.name for field in fields(cls)}
+        if not isinstance(document, dict) or not names - _ADDED <= document.keys() <= names:
             raise ValueError("not a pod")
         if not all(type(value) is types.get(name, str) for name, value in document.items()):
             raise ValueError("not a pod")
@@ -81,6 +86,7 @@ def slim_pod(found: Mapping[str, Any]) -> Pod:
         pool=labels.get(LABEL_POOL, ""),
         kind=labels.get(LABEL_POOL_KIND, ""),
         ip="" if ended else status.get("podIP") or "",
+        host_ip="" if ended else status.get("hostIP") or "",
         ready=not ended and conditions.get("Ready") == "True",
         deleting=metadata.get("deletionTimestamp") is not None,
         draining=ANNOTATION_DRAIN_SINCE in (metadata.get("annotations") or {}),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from prfaas.api.snapshot import DecodeTarget, PoolTarget, RouteTarget, Snapshot
+from prfaas.api.keys import PREFILL_POOL
+from prfaas.api.snapshot import DecodeTarget, PoolTarget, RemotePoolTarget, RouteTarget, Snapshot
+from prfaas.identity import pool_identity
 from prfaas.routing import Mode
 from prfaas_gateway.fleet import NO_ROUTE, RoutePolicy
 
@@ -42,11 +45,17 @@ class PrefillPool:
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Everything that the snapshot names, by namespace and name."""
+    """Everything that the snapshot names, by namespace and name.
+
+    Attributes:
+        prefill: of the own cluster: those of the routes, and those that other regions may use.
+        remote: prefill pools of other regions, with the region before the name.
+    """
 
     decode: dict[str, DecodePool]
     prefill: dict[str, PrefillPool]
     models: tuple[str, ...]
+    remote: dict[str, PrefillPool] = field(default_factory=dict)
 
     @property
     def identities(self) -> frozenset[str]:
@@ -86,6 +95,7 @@ def pools_of(snapshot: Snapshot | None) -> Pools:
     """The pools of a snapshot; of none there are none."""
     decode: dict[str, DecodePool] = {}
     prefill: dict[str, PrefillPool] = {}
+    remote: dict[str, PrefillPool] = {}
     models = snapshot.models if snapshot is not None else ()
     for model in models:
         for target in model.decode_pools:
@@ -93,7 +103,25 @@ def pools_of(snapshot: Snapshot | None) -> Pools:
             pool.routes[model.name] = _policy(target)
             for source in target.route.prefill_pools if target.route else ():
                 prefill.setdefault(_name(source), PrefillPool(source.identity)).models.add(model.name)
-    return Pools(decode, prefill, tuple(model.name for model in models))
+            for far in target.route.remote_prefill_pools if target.route else ():
+                remote.setdefault(_remote_name(far), PrefillPool(far.identity)).models.add(model.name)
+    for name, offered in _offered(snapshot) if snapshot is not None else ():
+        prefill.setdefault(name, offered).models.update(offered.models)
+    return Pools(decode, prefill, tuple(model.name for model in models), remote)
+
+
+def _offered(snapshot: Snapshot) -> Iterator[tuple[str, PrefillPool]]:
+    """Own pools that no route here may use, but those of other regions may."""
+    for own in snapshot.own_pools:
+        if own.kind == PREFILL_POOL:
+            identity = pool_identity(
+                trust_domain=snapshot.trust_domain,
+                region=snapshot.region,
+                namespace=own.namespace,
+                kind=own.kind,
+                name=own.name,
+            )
+            yield f"{own.namespace}/{own.name}", PrefillPool(identity, {own.model})
 
 
 def _policy(target: DecodeTarget) -> RoutePolicy:
@@ -106,9 +134,14 @@ def _policy(target: DecodeTarget) -> RoutePolicy:
         mode=Mode(route.mode.value),
         canary_percent=route.canary_percent,
         local_only_until=route.local_only_until.timestamp() if route.local_only_until else None,
-        prefill_pools=frozenset(map(_name, route.prefill_pools)),
+        prefill_pools=frozenset(map(_name, route.prefill_pools))
+        | frozenset(map(_remote_name, route.remote_prefill_pools)),
     )
 
 
 def _name(pool: PoolTarget) -> str:
     return f"{pool.namespace}/{pool.name}"
+
+
+def _remote_name(pool: RemotePoolTarget) -> str:
+    return f"{pool.region}/{pool.namespace}/{pool.name}"

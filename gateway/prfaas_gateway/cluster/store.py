@@ -1,4 +1,5 @@
-"""The last good snapshot and the pods last seen, on disk: what to go on with while nobody can tell more.
+"""The last good snapshot, the pods last seen and what other regions told, on disk: what to go on with while
+nobody can tell more.
 
 All functions here block, and are for threads.
 """
@@ -27,12 +28,13 @@ class StateError(Exception):
 
 
 class Store:
-    """Two files in a folder. Each is replaced as a whole: a reader sees the old one or the new one."""
+    """Files in a folder. Each is replaced as a whole: a reader sees the old one or the new one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._snapshot = folder / "snapshot.json"
         self._pods = folder / "pods.json"
+        self._peers = folder / "peers.json"
 
     def prepare(self) -> None:
         """Make the folder, and see that it can be written.
@@ -50,7 +52,7 @@ class Store:
 
     def _tidy(self) -> None:
         """Remove what a process left that died while it wrote. Others may be writing here now."""
-        for file in (self._snapshot, self._pods):
+        for file in (self._snapshot, self._pods, self._peers):
             for left in self._folder.glob(f".{file.name}.*"):
                 with suppress(FileNotFoundError):
                     if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
@@ -100,6 +102,27 @@ class Store:
             return [Pod.from_document(document) for document in content], saved_at
         except (ValueError, TypeError) as error:
             raise StateError(f"{self._pods} has another content than expected") from error
+
+    def save_peers(self, document: dict[str, Any], saved_at: float) -> None:
+        """Keep what other regions have told.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        self._save(self._peers, document, saved_at)
+
+    def load_peers(self) -> dict[str, Any]:
+        """What other regions have told, by region; empty when nothing is kept.
+
+        Raises:
+            StateError: there is a file that cannot be used.
+        """
+        found = self._load(self._peers)
+        if found is None:
+            return {}
+        if not isinstance(found[0], dict):
+            raise StateError(f"{self._peers} has another content than expected")
+        return found[0]
 
     def _save(self, file: Path, content: Any, saved_at: float) -> None:
         document = {"format": FORMAT, "saved_at": saved_at, "content": content}

@@ -15,7 +15,6 @@ from prfaas_operator.planning.values import ObservedDeployment, ObservedPod
 
 SCHEDULER_WORDS_MAX = 240
 _BEYOND_THE_CAUSE = re.compile(r"[.,;]?\s*(?:preemption|no new claims to deallocate)\b", re.IGNORECASE)
-_BEYOND_THE_CAUSE = re.compile(r"[.,;]?\s*(?:preemption|no new claims to deallocate)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,8 @@ def measure(
     """Look at a pool's pods. The last measured times are kept when no pod shows newer ones."""
     waiting = sorted(
         (pod for pod in pods if waits_for_node(pod, now)), key=lambda pod: (pod.created_at, pod.name)
-    )  # A successor that waits for the accelerators of a pod that ends gets them: that is no lack.
+    )
+    # A successor that waits for the accelerators of a pod that ends gets them: that is no lack.
     if sum(is_ending(pod, now) for pod in pods) >= len(waiting):
         waiting = []
     refused = next((each for each in deployments if names_quota(each.failure)), None)

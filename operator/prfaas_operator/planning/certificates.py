@@ -15,7 +15,7 @@ def why_due(
 ) -> str | None:
     """Why a certificate is to be issued now, None when the one that is there stands."""
     if certificate is None:
-        return "there is none"
+        return "there was none"
     if certificate.not_before is None or certificate.not_after is None or not certificate.identity:
         return f"Secret {certificate.name} holds none that can be read"
     if certificate.identity != identity:

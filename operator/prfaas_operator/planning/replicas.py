@@ -94,8 +94,10 @@ def _scaling_active(pool: ObservedPool, spec: PoolSpec) -> Finding:
         return _active(Reason.STATIC, "spec.replicas of the manifest decides.")
     if mode is ScalingMode.EXTERNAL:
         names = ", ".join(sorted(pool.autoscalers))
-        by = f"HorizontalPodAutoscaler {names}" if names else "an autoscaler"
-        return _active(Reason.EXTERNAL, f"Left to {by} through /scale.")
+        if not names:
+            text = "Left to whoever writes /scale; no HorizontalPodAutoscaler names this pool now."
+            return _active(Reason.EXTERNAL, text)
+        return _active(Reason.EXTERNAL, f"Left to HorizontalPodAutoscaler {names} through /scale.")
     if pool.autoscalers:
         names = ", ".join(sorted(pool.autoscalers))
         return _inactive(

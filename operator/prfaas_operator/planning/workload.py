@@ -164,7 +164,7 @@ def _count(
 
 def _why(fleet: Fleet, step: Step) -> str:
     if not fleet.rolling:
-        return f"the pool is to have {fleet.desired} instances"
+        return f"the pool is to have {fleet.desired}"
     return f"rollout: {step.new} of {fleet.desired} instances in revision {fleet.new.name}"
 
 

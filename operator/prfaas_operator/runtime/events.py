@@ -47,6 +47,17 @@ class _Told:
     count: int
 
 
+def event_name(about: str, identity: str, at: datetime) -> str:
+    """A name under which events of one object stand in the order in which they happened.
+
+    kubectl orders events by a field that events.k8s.io/v1 does not have, which leaves those of an object in
+    the order of their names.
+    """
+    microseconds = int(at.timestamp() * 1_000_000)
+    digest = hashlib.sha256(f"{identity}\0{microseconds}".encode()).hexdigest()[:6]
+    return f"{about[:230]}.{microseconds:014x}{digest}"
+
+
 class EventWriter:
     """Writes events, best effort: one that cannot be written is counted and logged, and fails nothing.
 
@@ -79,7 +90,8 @@ class EventWriter:
                 )
 
     async def _write_one(self, regarding: Regarding, event: Event) -> None:
-        now, wall = self._clock(), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now, at = self._clock(), datetime.now(UTC)
+        wall = at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         identity = f"{regarding.uid}\0{event.type}\0{event.reason}\0{event.message}"
         told = self._told.get(identity)
         if told is not None and now - told.since < SERIES_SECONDS:
@@ -102,8 +114,7 @@ class EventWriter:
                 del self._told[identity]
             else:
                 return
-        digest = hashlib.sha256(f"{identity}\0{wall}".encode()).hexdigest()[:16]
-        name = f"{regarding.name[:230]}.{digest}"
+        name = event_name(regarding.name, identity, at)
         await self._api.create(
             EVENTS, self._body(regarding, event, name, wall), deadline_seconds=EVENT_SECONDS
         )

@@ -38,7 +38,7 @@ MAX_BACKLOG_BYTES = 8 << 20
 
 _READ_BYTES = 1 << 18
 _MAX_DESCRIPTORS = 4
-_FACTS_SINCE = 2
+_FACTS_SINCE, _SERVER_NAMES_SINCE = 2, 3
 
 
 class OtherVersionError(ConnectionRefusedError):
@@ -99,6 +99,9 @@ class SidecarClient:
         with self._lock:
             connection = self._socket
             if connection is None:
+                return False
+            if self._protocol < _SERVER_NAMES_SINCE and getattr(message, "server_name", None) is not None:
+                logger.warning("this sidecar is too old to go through a proxy; the request stays local")
                 return False
             if len(self._backlog) + len(data) > MAX_BACKLOG_BYTES:
                 logger.error("the sidecar stopped reading its socket; closing the connection")

@@ -73,6 +73,7 @@ class ConsumerTransfer:
             prompt_digest=self.leg.prompt_digest,
             producer_address=self.leg.producer_address,
             producer=self.leg.producer,
+            server_name=self.leg.server_name,
             lanes=self.manifest.lanes(),
             want=self.want,
             deadline_seconds=self.leg.deadline_seconds,

@@ -34,14 +34,15 @@ class PrefillLeg:
 
 @dataclass(frozen=True, slots=True)
 class DecodeLeg:
-    """This engine decodes; the KV comes from the sidecar at ``producer_address`` with identity
-    ``producer``."""
+    """This engine decodes; the KV comes from the sidecar at ``producer_address`` with identity ``producer``,
+    which a proxy there may know by ``server_name``."""
 
     transfer_id: str
     prompt_digest: str
     deadline_seconds: float
     producer_address: str
     producer: str
+    server_name: str | None = None
 
 
 def parse(kv_transfer_params: Mapping[str, Any] | None) -> PrefillLeg | DecodeLeg | None:
@@ -70,7 +71,12 @@ def parse(kv_transfer_params: Mapping[str, Any] | None) -> PrefillLeg | DecodeLe
         if not isinstance(producer, Mapping):
             raise ParametersError("prfaas.producer: not an object")
         return DecodeLeg(
-            transfer_id, digest, float(deadline), _text(producer, "address"), _text(producer, "identity")
+            transfer_id,
+            digest,
+            float(deadline),
+            _text(producer, "address"),
+            _text(producer, "identity"),
+            None if producer.get("server_name") is None else _text(producer, "server_name"),
         )
     raise ParametersError("prfaas.leg: neither prefill nor decode")
 

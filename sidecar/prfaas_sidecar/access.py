@@ -5,14 +5,23 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from prfaas_sidecar.config import Config, ConfigError, DialRule, IdentityPattern, mapping, wrong_fields
+from prfaas_sidecar.config import (
+    Config,
+    ConfigError,
+    DialRule,
+    IdentityPattern,
+    RegionName,
+    RegionSection,
+    mapping,
+    wrong_fields,
+)
 from prfaas_sidecar.identity import Identity, Pattern, authorised
 from prfaas_sidecar.logs import fields
 
@@ -24,12 +33,14 @@ _MAX_KNOWN_UNKNOWNS = 64
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What is in force. ``digest`` is the SHA-256 of the file that said so, None without one; ``read_at`` its
-    time, in seconds since the epoch; ``error`` why a newer file is not in force."""
+    """What is in force. ``regions`` has the trust bundle (PEM) of each other region; None: no federation.
+    ``digest`` is the SHA-256 of the file that said so, None without one; ``read_at`` its time, in seconds
+    since the epoch; ``error`` why a newer file is not in force."""
 
     accept: tuple[Pattern, ...] = ()
     dial: tuple[DialRule, ...] = ()
     gateways: tuple[Pattern, ...] = ()
+    regions: Mapping[str, str] | None = None
     source: str = "config"
     digest: str | None = None
     read_at: float | None = None
@@ -52,18 +63,24 @@ class _DialEntry(DialRule):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class _RegionEntry(RegionSection):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
 class _Content(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     accept: list[IdentityPattern] = []
     dial: list[_DialEntry] = []
     gateways: list[IdentityPattern] = []
+    regions: dict[RegionName, _RegionEntry] | None = None
 
 
 def of_config(config: Config) -> Access:
     """What the configuration says; nobody while a file is to say it."""
     if config.peers_file is not None:
         return Access(source="file")
-    return _access(config.peers.accept, config.peers.dial, config.gateways)
+    peers = config.peers
+    return _access(peers.accept, peers.dial, config.gateways, peers.regions)
 
 
 def of_text(text: str, source: str) -> tuple[Access, set[str]]:
@@ -80,7 +97,9 @@ def of_text(text: str, source: str) -> tuple[Access, set[str]]:
     unknown = {str(key) for key in raw if key not in _Content.model_fields}
     for entry in raw.get("dial") or ():
         unknown |= {f"dial.{key}" for key in entry if key not in DialRule.model_fields}
-    return _access(content.accept, content.dial, content.gateways), unknown
+    for region, entry in (raw.get("regions") or {}).items():
+        unknown |= {f"regions.{region}.{key}" for key in entry if key not in RegionSection.model_fields}
+    return _access(content.accept, content.dial, content.gateways, content.regions), unknown
 
 
 def of_bytes(data: bytes, source: str) -> tuple[Access, set[str]]:
@@ -97,11 +116,17 @@ def of_bytes(data: bytes, source: str) -> tuple[Access, set[str]]:
         raise ConfigError(f"{source} is not UTF-8") from None
 
 
-def _access(accept: Iterable[str], dial: Iterable[DialRule], gateways: Iterable[str]) -> Access:
+def _access(
+    accept: Iterable[str],
+    dial: Iterable[DialRule],
+    gateways: Iterable[str],
+    regions: Mapping[str, RegionSection] | None,
+) -> Access:
     return Access(
         accept=tuple(Pattern(text) for text in accept),
         dial=tuple(dial),
         gateways=tuple(Pattern(text) for text in gateways),
+        regions=None if regions is None else {name: entry.trust for name, entry in regions.items()},
     )
 
 
@@ -138,7 +163,12 @@ class PeersFile:
         self._say_unknown(unknown)
         _log.info(
             "peers were read",
-            extra=fields(accept=len(found.accept), dial=len(found.dial), gateways=len(found.gateways)),
+            extra=fields(
+                accept=len(found.accept),
+                dial=len(found.dial),
+                gateways=len(found.gateways),
+                regions=None if found.regions is None else sorted(found.regions),
+            ),
         )
         return replace(found, source="file", digest=hashlib.sha256(data).hexdigest(), read_at=self._wall())
 

@@ -54,7 +54,8 @@ class Sidecar:
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
         self._tasks = Tasks(self._crashed)
-        self.credentials = Credentials(config.tls) if config.tls is not None else None
+        access = of_config(config)
+        self.credentials = Credentials(config.tls, access.regions) if config.tls is not None else None
         if config.identity is not None:
             identity = parse(config.identity)
         elif self.credentials is not None:
@@ -69,15 +70,17 @@ class Sidecar:
             records=Records(config.limits.remembered_transfers, config.limits.remembered_calls_seconds),
             metrics=Metrics(),
             clock=time.monotonic,
-            access=of_config(config),
+            access=access,
         )
         self._peers_file = PeersFile(config.peers_file) if config.peers_file is not None else None
         if self._peers_file is not None:
             self.node.access = self._peers_file.refresh(self.node.access)
+            if self.credentials is not None:
+                self.credentials.trust(self.node.access.regions)
         self._producing = Producing(self.node)
         peers_tls = self.credentials if not config.insecure_plaintext_peers else None
-        self._consuming = Consuming(self.node, peers_tls.client if peers_tls else None, self._tasks)
-        self._peers = PeerServer(self.node, self._producing)
+        self._consuming = Consuming(self.node, peers_tls, self._tasks)
+        self._peers = PeerServer(self.node, self._producing, peers_tls)
         self._measurements = LinkMeasurements(self.node.metrics)
         self._runners: list[web.AppRunner] = []
         self._listeners: list[Listener] = []
@@ -203,9 +206,16 @@ class Sidecar:
     async def _follow(self, file: PeersFile) -> None:
         while True:
             await asyncio.sleep(PEERS_SECONDS)
-            access = await asyncio.to_thread(file.refresh, self.node.access)
+            access = await asyncio.to_thread(self._look, file)
             if access is not self.node.access:
                 self._take(access)
+
+    def _look(self, file: PeersFile) -> Access:
+        access = file.refresh(self.node.access)
+        if self.credentials is not None:
+            # Before anybody of a new region is let in, and again while files of a rotation are half there.
+            self.credentials.trust(access.regions)
+        return access
 
     def _take(self, access: Access) -> None:
         """From now on these may talk to us. What has begun goes on."""
@@ -275,6 +285,10 @@ class Sidecar:
             ("gateways", access.gateways),
         ):
             metrics.peers_in_force.labels(name, digest).set(len(entries))
+        if self.credentials is not None:
+            trusted, broken = self.credentials.counts()
+            metrics.regions.labels("trusted").set(trusted)
+            metrics.regions.labels("broken").set(broken)
         metrics.arena_total.set(self.node.arena.size_bytes)
         metrics.arena_used.set(self.node.arena.used_bytes)
         metrics.streams.labels("consumer").set(len(self._consuming.streams))

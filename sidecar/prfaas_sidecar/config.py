@@ -84,6 +84,8 @@ def _dial_address(text: str) -> str:
 SizeBytes = Annotated[int, BeforeValidator(_size)]
 Listen = Annotated[str, AfterValidator(_listen)]
 IdentityPattern = Annotated[str, AfterValidator(_pattern)]
+MAX_BUNDLE_CHARACTERS = 64 << 10
+RegionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
@@ -142,12 +144,21 @@ class DialRule(_Section):
         )
 
 
+class RegionSection(_Section):
+    """Another region."""
+
+    trust: Annotated[str, Field(max_length=MAX_BUNDLE_CHARACTERS)]
+    """Its authorities, PEM."""
+
+
 class PeersSection(_Section):
     """Who may pull from here, and whom this sidecar may pull from. Both lists are empty by default:
     nobody."""
 
     accept: list[IdentityPattern] = []
     dial: list[DialRule] = []
+    regions: dict[RegionName, RegionSection] | None = None
+    """Other regions and the authorities that speak for them; absent: ``tls.ca`` speaks for every region."""
 
 
 class LinkSection(_Section):
@@ -208,8 +219,8 @@ class Config(_Section):
     peers: PeersSection = PeersSection()
     gateways: list[IdentityPattern] = []
     peers_file: Path | None = None
-    """Takes the place of ``peers`` and ``gateways``: a file with ``accept``, ``dial`` and ``gateways``, read
-    again when it changes."""
+    """Takes the place of ``peers`` and ``gateways``: a file with ``accept``, ``dial``, ``gateways``
+    and ``regions``, read again when it changes."""
     link: LinkSection = LinkSection()
     limits: LimitsSection = LimitsSection()
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Callable
-
 from prfaas_connector.local_api.messages import Accepted, Consume, Release
 from prfaas_sidecar.config import split_address
 from prfaas_sidecar.engine import Engine
 from prfaas_sidecar.errors import TransferError
 from prfaas_sidecar.identity import IdentityError, parse
 from prfaas_sidecar.incoming import Incoming
-from prfaas_sidecar.net.link import Link, Target
-from prfaas_sidecar.net.stream import Lost, PeerStream
+from prfaas_sidecar.net.link import Link, Target, Tls
+from prfaas_sidecar.net.refusals import Lost, UnknownRegionError
+from prfaas_sidecar.net.stream import PeerStream
 from prfaas_sidecar.node import Node
 from prfaas_sidecar.protocol import bodies
 from prfaas_sidecar.protocol.frames import VERSION
@@ -23,9 +21,10 @@ from prfaas_sidecar.transfers.consumer import ConsumerTransfer
 class Consuming:
     """All consumer transfers and the links that they use."""
 
-    def __init__(self, node: Node, client_context: Callable[[], ssl.SSLContext] | None, tasks: Tasks) -> None:
+    def __init__(self, node: Node, tls: Tls | None, tasks: Tasks) -> None:
+        """``tls`` None: peers speak plaintext."""
         self._node = node
-        self._context = client_context
+        self._tls = tls
         self._tasks = tasks
         self._links: dict[Target, Link] = {}
         # Until the engine releases them, which may be long after they ended.
@@ -131,11 +130,14 @@ class Consuming:
                 del self._links[target]
 
     def close_strangers(self) -> None:
-        """Close links to producers that may not be dialled any more and that nothing uses."""
+        """Close links to producers that may not be dialled, or not be trusted, any more and that nothing
+        uses."""
         for target, link in list(self._links.items()):
-            if link.idle and not self._node.access.may_be_dialled(target.identity, target.host, target.port):
+            if link.idle and not self._node.may_be_dialled(target.identity, target.host, target.port):
                 link.close()
                 del self._links[target]
+            else:
+                link.leave_untrusted(self._node.clock())
 
     def close(self, code: str, message: str) -> None:
         """Close all links."""
@@ -147,9 +149,16 @@ class Consuming:
         try:
             identity = parse(message.producer)
             host, port = split_address(message.producer_address)
-            target = Target(host, int(port), identity)
+            target = Target(host, int(port), identity, message.server_name)
         except (IdentityError, ValueError) as error:
             raise TransferError("PeerNotAllowed", f"not a peer: {error}") from error
+        if not self._node.trusts(identity.region):
+            raise TransferError("UnknownRegion", str(UnknownRegionError(identity.region)))
+        if message.server_name is not None and self._tls is not None:
+            try:
+                self._tls.server_name(message.server_name)
+            except ValueError as error:
+                raise TransferError("PeerNotAllowed", f"producer.server_name: {error}") from error
         if not self._node.access.may_be_dialled(identity, host, target.port):
             raise TransferError(
                 "PeerNotAllowed",
@@ -169,7 +178,7 @@ class Consuming:
                     fingerprint=engine.fingerprint,
                     fingerprint_fields=engine.fingerprint_fields,
                 ),
-                self._context,
+                self._tls,
                 self._node.config.link,
                 self._node.clock,
                 self._tasks,

@@ -14,9 +14,10 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prfaas_sidecar.errors import retryable
-from prfaas_sidecar.identity import IdentityError, of_certificate
+from prfaas_sidecar.identity import Identity, IdentityError, of_certificate
 from prfaas_sidecar.logs import fields
 from prfaas_sidecar.model_files import FileChangedError, send_file
+from prfaas_sidecar.net.refusals import REMEDIES
 from prfaas_sidecar.node import Node
 
 _log = logging.getLogger(__name__)
@@ -78,7 +79,11 @@ class Control:
             identity = of_certificate(certificate)
         except IdentityError as error:
             return self._stranger(str(error))
-        if not self._node.access.may_control(identity):
+        if (wrong := _wrong_region(request, identity)) is not None:
+            self._node.metrics.handshakes_refused.labels("control", "wrong_region").inc()
+            _log.warning("gateway refused", extra=fields(reason=wrong, remedy=REMEDIES["wrong_region"]))
+            return _error(403, "WrongRegion", f"{wrong}; {REMEDIES['wrong_region']}")
+        if not self._node.access.may_control(identity) or not self._node.trusts(identity.region):
             return self._stranger(f"{identity} is not on the list of gateways")
         try:
             return await handler(request)
@@ -209,6 +214,15 @@ async def _bounded(content: aiohttp.StreamReader, most: int) -> AsyncIterator[by
         if size > most:
             raise web.HTTPRequestEntityTooLarge(most, size)
         yield chunk
+
+
+def _wrong_region(request: web.Request, identity: Identity) -> str | None:
+    """What is wrong when the authority that signed the certificate does not speak for its region."""
+    shown = None if request.transport is None else request.transport.get_extra_info("ssl_object")
+    region = getattr(getattr(shown, "context", None), "region", None)
+    if region in (None, identity.region):
+        return None
+    return f"{identity} is signed by the authority of region {region}"
 
 
 def _transfer_id(request: web.Request) -> str:

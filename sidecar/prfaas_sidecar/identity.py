@@ -34,6 +34,11 @@ class Identity:
     def __str__(self) -> str:
         return self.uri
 
+    @property
+    def trust_domain(self) -> str:
+        """The part that all regions share."""
+        return self.uri.removeprefix("spiffe://").partition("/")[0]
+
 
 def parse(uri: str) -> Identity:
     """Read an identity URI (docs/contracts.md, "Words").

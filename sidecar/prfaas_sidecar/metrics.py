@@ -129,6 +129,13 @@ class Metrics:
             registry=registry,
         )
 
+        self.regions = Gauge(
+            "prfaas_sidecar_regions",
+            "Other regions: trusted, or broken because their trust bundle cannot be used",
+            ["state"],
+            registry=registry,
+        )
+
     def render(self) -> bytes:
         """Text exposition format."""
         return generate_latest(self.registry)

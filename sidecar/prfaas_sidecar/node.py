@@ -14,6 +14,7 @@ from prfaas_sidecar.engine import Engine
 from prfaas_sidecar.identity import Identity
 from prfaas_sidecar.logs import fields
 from prfaas_sidecar.metrics import Metrics
+from prfaas_sidecar.net.refusals import UnknownRegionError
 from prfaas_sidecar.records import Record, Records
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,23 @@ class Node:
     def draining(self) -> bool:
         """Whether new transfers are refused."""
         return self.stopping or self.drain_asked
+
+    def trusts(self, region: str) -> bool:
+        """Whether anybody of a region can be believed."""
+        regions = self.access.regions
+        return regions is None or region == self.identity.region or region in regions
+
+    def why_not_pull(self, identity: Identity) -> tuple[str, str] | None:
+        """Code and text why this pool may not have KV from here; None when it may."""
+        if not self.trusts(identity.region):
+            return "UnknownRegion", str(UnknownRegionError(identity.region))
+        if not self.access.may_pull(identity):
+            return "NotAuthorised", f"{identity} is not on the list of who may pull"
+        return None
+
+    def may_be_dialled(self, identity: Identity, host: str, port: int) -> bool:
+        """Whether KV may be fetched there."""
+        return self.access.may_be_dialled(identity, host, port) and self.trusts(identity.region)
 
     def ended(self, record: Record, code: str, message: str) -> None:
         """A transfer is over: record it, count it, say it."""

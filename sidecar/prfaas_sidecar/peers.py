@@ -8,8 +8,10 @@ from prfaas_sidecar.channels import Channel
 from prfaas_sidecar.engine import differing
 from prfaas_sidecar.identity import IdentityError, parse
 from prfaas_sidecar.logs import fields
+from prfaas_sidecar.net.link import Tls
+from prfaas_sidecar.net.refusals import REMEDIES, Lost
 from prfaas_sidecar.net.sockets import tune
-from prfaas_sidecar.net.stream import Lost, OutFrame, PeerStream
+from prfaas_sidecar.net.stream import OutFrame, PeerStream
 from prfaas_sidecar.node import Node
 from prfaas_sidecar.producing import Producing
 from prfaas_sidecar.protocol import bodies
@@ -26,8 +28,9 @@ MAX_STREAMS = 4096
 class PeerServer:
     """Owner of all accepted streams."""
 
-    def __init__(self, node: Node, producing: Producing) -> None:
+    def __init__(self, node: Node, producing: Producing, tls: Tls | None) -> None:
         self._node = node
+        self._tls = tls
         self._producing = producing
         self._streams: dict[PeerStream, Channel | None] = {}
         self._channels: dict[tuple[str, str], Channel] = {}
@@ -51,17 +54,17 @@ class PeerServer:
                 stream.tick(now, link.ping_seconds, link.silence_seconds)
 
     def close_strangers(self) -> None:
-        """Close streams of consumers that are not on the list any more and have nothing under way."""
+        """Close streams of consumers that are not on the list any more, or not trusted, and have nothing
+        under way."""
         for stream, channel in list(self._streams.items()):
-            if stream.identity is None or self._node.access.may_pull(stream.identity):
+            idle = channel is None or not channel.pulls
+            if stream.identity is None:
                 continue
-            if channel is None or not channel.pulls:
-                self._refuse(
-                    stream,
-                    "NotAuthorised",
-                    f"{stream.identity} is not on the list any more",
-                    "not_authorised",
-                )
+            if (refused := self._node.why_not_pull(stream.identity)) is not None:
+                if idle:
+                    self._turn_away(stream, *refused)
+            elif self._tls is not None and not self._tls.stands(stream.context):
+                stream.leave_untrusted(self._node.clock(), idle=idle)
 
     def close(self, code: str, message: str) -> None:
         """Close every stream."""
@@ -77,8 +80,12 @@ class PeerServer:
             self._refuse(stream, "Draining", "too many streams", "too_many_streams")
         elif stream.nameless is not None:
             self._refuse(stream, "NotAuthorised", stream.nameless, "not_authorised")
-        elif stream.identity is not None and not self._node.access.may_pull(stream.identity):
-            self._refuse(stream, "NotAuthorised", f"{stream.identity} is not on the list", "not_authorised")
+        elif stream.wrong_region is not None:
+            self._turn_away(stream, "WrongRegion", f"{stream.wrong_region}; {REMEDIES['wrong_region']}")
+        elif (
+            stream.identity is not None and (refused := self._node.why_not_pull(stream.identity)) is not None
+        ):
+            self._turn_away(stream, *refused)
 
     def stream_place(self, stream: PeerStream, header: DataHeader) -> Landing:
         """The state table lets no DATA come this far."""
@@ -138,10 +145,8 @@ class PeerServer:
                 stream.identity = parse(hello.identity)
             except IdentityError as error:
                 raise WireError(str(error)) from error
-            if not node.access.may_pull(stream.identity):
-                self._refuse(
-                    stream, "NotAuthorised", f"{stream.identity} is not on the list", "not_authorised"
-                )
+            if (refused := node.why_not_pull(stream.identity)) is not None:
+                self._turn_away(stream, *refused)
                 return
         if hello.identity != stream.identity.uri:
             self._refuse(
@@ -181,6 +186,10 @@ class PeerServer:
             )
         )
         channel.wake()
+
+    def _turn_away(self, stream: PeerStream, code: str, message: str) -> None:
+        reasons = {"UnknownRegion": "unknown_region", "WrongRegion": "wrong_region"}
+        self._refuse(stream, code, message, reasons.get(code, "not_authorised"))
 
     def _refuse(self, stream: PeerStream, code: str, message: str, reason: str) -> None:
         self._node.metrics.handshakes_refused.labels("peer", reason).inc()

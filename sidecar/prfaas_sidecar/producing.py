@@ -193,10 +193,9 @@ class Producing:
         given_up = channel.numbers.open(request.pull)
         if self._is_overtaken(channel, request):
             return
-        if not self._node.access.may_pull(channel.identity):
-            text = f"{channel.identity} is not on the list any more"
-            _refuse(channel, stream, request.pull, "NotAuthorised", text)
-            self._node.refused(request.transfer_id, "producer", "NotAuthorised", text)
+        if (refused := self._node.why_not_pull(channel.identity)) is not None:
+            _refuse(channel, stream, request.pull, *refused)
+            self._node.refused(request.transfer_id, "producer", *refused)
             return
         self._open(channel, request, stream)
         if given_up is not None:

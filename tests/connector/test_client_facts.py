@@ -11,7 +11,7 @@ import pytest
 
 from prfaas_connector import client as client_module
 from prfaas_connector.client import SidecarClient
-from prfaas_connector.local_api.messages import PROTOCOL, Abort, Facts, Hello, Refused
+from prfaas_connector.local_api.messages import PROTOCOL, Abort, Consume, Facts, Hello, Refused
 from tests.connector.peer_socket import PeerListener
 from tests.helpers import eventually
 
@@ -72,10 +72,11 @@ def test_an_older_sidecar_is_greeted_in_its_version_and_told_no_facts(
 ) -> None:
     client.tell(FACTS)
     client.start()
-    peer = listener.accept()
-    peer.expect_hello()
-    peer.send(OLD)
-    peer.wait_for_close()
+    for protocol in (3, 2):
+        peer = listener.accept()
+        assert peer.expect_hello() == replace(HELLO, protocol=protocol)
+        peer.send(OLD)
+        peer.wait_for_close()
     peer = listener.accept()
     assert peer.expect_hello() == replace(HELLO, protocol=1)
     peer.welcome(protocol=1)
@@ -90,6 +91,31 @@ def test_an_older_sidecar_is_greeted_in_its_version_and_told_no_facts(
     assert peer.expect_hello() == HELLO
     peer.welcome()
     assert peer.receive() == FACTS
+
+
+def test_an_older_sidecar_is_asked_for_nothing_behind_a_proxy(
+    client: SidecarClient, listener: PeerListener
+) -> None:
+    direct = Consume("a", "d", "10.0.0.1:7400", "spiffe://x", (), (), 1.0)
+    proxied = replace(direct, transfer_id="b", server_name="10-0-0-1.kv.example.org")
+    client.start()
+    peer = listener.accept()
+    peer.expect_hello()
+    peer.send(OLD)
+    peer.wait_for_close()
+    peer = listener.accept()
+    peer.expect_hello()
+    peer.welcome(protocol=2)
+    eventually(lambda: client.connected)
+    assert not client.send(proxied)
+    assert client.send(direct)
+    assert peer.receive() == direct
+    peer.close()
+    peer = listener.accept()
+    peer.expect_hello()
+    peer.welcome()
+    eventually(lambda: client.send(proxied))
+    assert peer.receive() == proxied
 
 
 def test_another_refusal_does_not_lower_the_version(client: SidecarClient, listener: PeerListener) -> None:
@@ -110,10 +136,10 @@ def test_a_sidecar_that_speaks_no_version_of_ours_is_reported(
     client: SidecarClient, listener: PeerListener, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.start()
-    for protocol in (2, 1):
+    for protocol in (3, 2, 1):
         peer = listener.accept()
         assert peer.expect_hello().protocol == protocol
-        peer.send(Refused("", "ProtocolError", f"local API version {protocol}; this sidecar speaks 3 to 4"))
+        peer.send(Refused("", "ProtocolError", f"local API version {protocol}; this sidecar speaks 8 to 9"))
         peer.wait_for_close()
-    eventually(lambda: "this sidecar speaks 3 to 4" in caplog.text)
+    eventually(lambda: "this sidecar speaks 8 to 9" in caplog.text)
     assert not client.connected

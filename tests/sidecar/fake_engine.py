@@ -208,11 +208,14 @@ class FakeEngine:
         want: tuple[Ranges, ...] | None = None,
         digest: str = DIGEST,
         deadline_seconds: float = 20.0,
+        server_name: str | None = None,
     ) -> Accepted:
         """Ask for a transfer; raises Refusal."""
         wanted = want if want is not None else everything(lanes)
         self.scheduler.send(
-            Consume(transfer_id, digest, producer_address, producer, lanes, wanted, deadline_seconds)
+            Consume(
+                transfer_id, digest, producer_address, producer, lanes, wanted, deadline_seconds, server_name
+            )
         )
         return await self._answer(transfer_id)
 

@@ -113,10 +113,16 @@ async def proxy(address: str) -> AsyncIterator[Proxy]:
 
 
 async def tls_client(
-    address: str, leaf: Leaf | None, ca_pem: bytes, folder: Path, data: bytes = b""
+    address: str,
+    leaf: Leaf | None,
+    ca_pem: bytes,
+    folder: Path,
+    data: bytes = b"",
+    server_name: str | None = None,
 ) -> bytes:
-    """Connect as anybody could, send, and return what came back until the sidecar closed."""
-    return await asyncio.to_thread(_tls_client, address, leaf, ca_pem, folder, data)
+    """Connect as anybody could, send, and return what came back until the sidecar closed. Without a server
+    name, as sidecars of earlier versions do."""
+    return await asyncio.to_thread(_tls_client, address, leaf, ca_pem, folder, data, server_name)
 
 
 async def plain_client(address: str, data: bytes) -> bytes:
@@ -152,7 +158,9 @@ def _stubborn_client(
             closed.wait(0.1)
 
 
-def _tls_client(address: str, leaf: Leaf | None, ca_pem: bytes, folder: Path, data: bytes) -> bytes:
+def _tls_client(
+    address: str, leaf: Leaf | None, ca_pem: bytes, folder: Path, data: bytes, server_name: str | None
+) -> bytes:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(cadata=ca_pem.decode())
@@ -162,7 +170,7 @@ def _tls_client(address: str, leaf: Leaf | None, ca_pem: bytes, folder: Path, da
     host, _, port = address.rpartition(":")
     with (
         socket.create_connection((host, int(port)), timeout=_CLIENT_SECONDS) as raw,
-        context.wrap_socket(raw) as wrapped,
+        context.wrap_socket(raw, server_hostname=server_name) as wrapped,
     ):
         return _say(wrapped, data)
 

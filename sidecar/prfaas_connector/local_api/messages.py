@@ -13,10 +13,10 @@ from typing import Any, ClassVar, TypeVar
 from prfaas_connector.local_api.model_files import ModelFile
 from prfaas_connector.local_api.units import Lane, Ranges, normalise
 
-PROTOCOL = 2
-"""Version of the local API. Version 2 adds `Facts` and changes nothing else."""
+PROTOCOL = 3
+"""Version of the local API. Version 2 adds `Facts`, version 3 `Consume.server_name`; nothing else changes."""
 
-SPOKEN = (1, 2)
+SPOKEN = (1, 2, 3)
 """Versions that both ends can speak. A connector offers the highest; a sidecar that does not know it refuses
 it by name (`OTHER_VERSION`), and the connector greets again with a lower one."""
 
@@ -103,7 +103,8 @@ class Produce:
 class Consume:
     """Scheduler side of a consumer: pull ``want`` from a peer. Answered by `Accepted` or `Refused`.
 
-    ``want`` has one entry per KV cache group; it holds for each lane of that group.
+    ``want`` has one entry per KV cache group; it holds for each lane of that group. ``server_name`` is what
+    to ask for in TLS where a proxy goes by it; from version 3 on, and left out when it is None.
     """
 
     TYPE: ClassVar[str] = "consume"
@@ -114,6 +115,7 @@ class Consume:
     lanes: tuple[Lane, ...]
     want: tuple[Ranges, ...]
     deadline_seconds: float
+    server_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,8 @@ def encode(message: Message) -> bytes:
     body: dict[str, Any] = {"type": message.TYPE}
     for field in dataclasses.fields(message):
         value = getattr(message, field.name)
+        if field.name == "server_name" and value is None:
+            continue
         if field.name == "lanes":
             value = [[lane.group, lane.layer, lane.shard, lane.units, lane.unit_bytes] for lane in value]
         elif field.name == "model_files":
@@ -364,6 +368,7 @@ _DECODERS: dict[str, Any] = {
     "int": _non_negative,
     "int | None": lambda value: None if value is None else _non_negative(value),
     "str": _text,
+    "str | None": lambda value: None if value is None else _text(value),
     "bool": lambda value: _exactly(bool, value),
     "float": _seconds,
     "dict[str, str]": lambda value: {_text(key): _text(item) for key, item in _exactly(dict, value).items()},

@@ -17,8 +17,9 @@ from typing import Protocol
 from prfaas_sidecar.config import LinkSection
 from prfaas_sidecar.identity import Identity
 from prfaas_sidecar.logs import fields
+from prfaas_sidecar.net.refusals import Lost, UnknownRegionError, of_dialled
 from prfaas_sidecar.net.sockets import tune
-from prfaas_sidecar.net.stream import Lost, OutFrame, PeerStream
+from prfaas_sidecar.net.stream import OutFrame, PeerStream
 from prfaas_sidecar.protocol import bodies
 from prfaas_sidecar.protocol.frames import VERSION, DataHeader, WireError
 from prfaas_sidecar.protocol.session import ControlReceived, Event, Landing
@@ -27,7 +28,16 @@ from prfaas_sidecar.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
-_FINAL = frozenset({"NotAuthorised", "FingerprintMismatch", "PeerNotAllowed"})
+_FINAL = frozenset(
+    {
+        "NotAuthorised",
+        "FingerprintMismatch",
+        "PeerNotAllowed",
+        "UnknownRegion",
+        "WrongRegion",
+        "CertificateExpired",
+    }
+)
 _FIRST_RETRY_SECONDS = 0.05
 _LAST_RETRY_SECONDS = 2.0
 _GATHER_LOSSES_SECONDS = 0.02
@@ -55,11 +65,29 @@ class Pulling(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom a link dials."""
+    """Whom a link dials. ``server_name`` where a proxy goes by it; else it is made from the host."""
 
     host: str
     port: int
     identity: Identity
+    server_name: str | None = None
+
+
+class Tls(Protocol):
+    """How a link proves who it is, and whom it believes."""
+
+    @property
+    def own_region(self) -> str:
+        """The region that it says to be of."""
+
+    def client(self, region: str) -> ssl.SSLContext:
+        """Trusts one region's authorities; raises UnknownRegionError."""
+
+    def server_name(self, pod: str) -> str:
+        """What to ask for, which also says the own region; raises ValueError."""
+
+    def stands(self, context: ssl.SSLContext | None) -> bool:
+        """Whether what a connection was verified by is trusted still."""
 
 
 class Link:
@@ -70,7 +98,7 @@ class Link:
         self,
         target: Target,
         hello: Callable[[str], bodies.Hello],
-        client_context: Callable[[], ssl.SSLContext] | None,
+        tls: Tls | None,
         settings: LinkSection,
         clock: Callable[[], float],
         tasks: Tasks,
@@ -81,7 +109,7 @@ class Link:
         self.closed = False
         self._channel = secrets.token_hex(16)
         self._hello = hello
-        self._context = client_context
+        self._tls = tls
         self._settings = settings
         self._clock = clock
         self._stream_lost = stream_lost
@@ -151,6 +179,12 @@ class Link:
                     code = "PeerSilent"
                 transfer.fail(code, f"no stream to {self._peer}: {self._last_failure.message}")
 
+    def leave_untrusted(self, now: float) -> None:
+        """Close streams to a producer whose authority is not trusted any more."""
+        for stream in list(self.streams):
+            if self._tls is not None and not self._tls.stands(stream.context):
+                stream.leave_untrusted(now, idle=self.idle)
+
     def expired(self, now: float) -> bool:
         """Whether it has been idle for long enough to be closed."""
         return self.idle and now - self._last_used > self._settings.idle_seconds
@@ -172,6 +206,9 @@ class Link:
         self.streams.append(stream)
         if stream.nameless is not None:
             stream.close("NotAuthorised", stream.nameless)
+            return
+        if stream.wrong_region is not None:
+            stream.close("WrongRegion", stream.wrong_region)
             return
         if stream.identity is not None and stream.identity != self.target.identity:
             stream.close("NotAuthorised", f"{stream.identity} answered instead of {self.target.identity}")
@@ -204,6 +241,9 @@ class Link:
         was_ready = stream in self.streams
         if was_ready:
             self.streams.remove(stream)
+        if stream.tls_error is not None:
+            # In TLS 1.3 a server's objection to our certificate comes after our side of the handshake.
+            lost = self._refused_by(stream.tls_error)
         self._stream_lost(lost)
         outcome = self._outcomes.get(stream)
         if outcome is not None and not outcome.done():
@@ -277,6 +317,21 @@ class Link:
     def _peer(self) -> str:
         return f"{self.target.host}:{self.target.port}"
 
+    def _security(self) -> tuple[ssl.SSLContext | None, str | None]:
+        """Context and server name of the next connection."""
+        if self._tls is None:
+            return None, None
+        pod = self.target.host if self.target.server_name is None else self.target.server_name
+        return self._tls.client(self.target.identity.region), self._tls.server_name(pod)
+
+    def _refused_by(self, error: ssl.SSLError) -> Lost:
+        return of_dialled(
+            error,
+            peer=self._peer,
+            own_region=self._tls.own_region if self._tls is not None else "",
+            peer_region=self.target.identity.region,
+        )
+
     def _say_down(self, lost: Lost) -> None:
         """A log line when the link goes down and now and then, not for every attempt of every stream."""
         now = self._clock()
@@ -320,9 +375,9 @@ class Link:
         outcome: asyncio.Future[Lost] = loop.create_future()
         ready: asyncio.Future[None] = loop.create_future()
         self._outcomes[stream], self._ready[stream] = outcome, ready
-        context = self._context() if self._context is not None else None
         reached = False
         try:
+            context, name = self._security()
             async with asyncio.timeout(self._settings.connect_seconds):
                 sock = await _connect(self.target)
                 reached = True
@@ -330,14 +385,16 @@ class Link:
                     lambda: stream,
                     sock=sock,
                     ssl=context,
-                    server_hostname=self.target.host if context else None,
+                    server_hostname=name,
                 )
                 await asyncio.wait((outcome, ready), return_when=asyncio.FIRST_COMPLETED)
             if outcome.done() and not ready.done():
                 return outcome.result()
             await outcome
+        except UnknownRegionError as error:
+            return Lost("UnknownRegion", str(error))
         except ssl.SSLError as error:
-            return Lost("NotAuthorised", f"TLS handshake: {error.reason or error}")
+            return self._refused_by(error)
         except TimeoutError:
             lost = Lost("PeerSilent" if reached else "PeerUnreachable", "no answer within the connect time")
             stream.abort(lost.code, lost.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -10,6 +11,8 @@ from collections.abc import Callable
 
 from prfaas_sidecar.config import split_address
 from prfaas_sidecar.logs import fields
+from prfaas_sidecar.net.refusals import REMEDIES, kind_of_failure
+from prfaas_sidecar.net.tls import last_words
 from prfaas_sidecar.tasks import Tasks
 
 _log = logging.getLogger(__name__)
@@ -83,6 +86,10 @@ class Listener:
 
     async def _admit(self, connection: socket.socket, peer: str) -> None:
         context = self._context() if self._context is not None else None
+        words: list[bytes] = []
+        last_words.set(words)
+        # The transport closes its own; the alert goes out over this one.
+        spare = connection.dup() if context is not None else None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._factory,
@@ -91,36 +98,29 @@ class Listener:
                 ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
             )
         except (OSError, TimeoutError) as error:
-            reason = handshake_failure(error)
+            reason = kind_of_failure(error)
             self._refused(self.name, reason)
             _log.warning(
                 "connection refused",
-                extra=fields(listener=self.name, peer=peer, reason=reason, detail=str(error)),
+                extra=fields(
+                    listener=self.name,
+                    peer=peer,
+                    reason=reason,
+                    detail=str(error),
+                    remedy=REMEDIES.get(reason, ""),
+                ),
             )
             connection.close()
+            if spare is not None:
+                _say_why(spare, words)
         finally:
+            if spare is not None:
+                spare.close()
             self._handshakes.release()
 
 
-def handshake_failure(error: Exception) -> str:
-    """Kind of a failed handshake, for metrics: a few fixed words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        expired = "expired" in (error.verify_message or "")
-        return "certificate_expired" if expired else "certificate_untrusted"
-    if isinstance(error, ssl.SSLError):
-        reason = error.reason or ""
-        if "PEER_DID_NOT_RETURN_A_CERTIFICATE" in reason:
-            return "certificate_missing"
-        plain = (
-            "WRONG_VERSION_NUMBER",
-            "HTTP_REQUEST",
-            "UNEXPECTED_MESSAGE",
-            "RECORD_LAYER_FAILURE",
-            "BAD_RECORD",
-        )
-        if any(word in reason for word in plain) or "PACKET_LENGTH" in reason:
-            return "not_tls"
-        return "tls"
-    if isinstance(error, TimeoutError | ConnectionAbortedError):
-        return "timeout"
-    return "closed"
+def _say_why(connection: socket.socket, words: list[bytes]) -> None:
+    """Send the alert of a refused handshake. It fits into the socket's buffer, or the peer is gone."""
+    with contextlib.suppress(OSError):
+        connection.send(b"".join(words))
+        connection.shutdown(socket.SHUT_WR)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from prfaas_sidecar.identity import Identity, IdentityError, of_certificate
+from prfaas_sidecar.net.refusals import Lost
 from prfaas_sidecar.protocol import bodies
 from prfaas_sidecar.protocol.frames import DataHeader, WireError
 from prfaas_sidecar.protocol.session import Event, Landing, Session
@@ -22,6 +23,7 @@ _SLICE_BYTES = 256 << 10
 _SLICES_PER_TURN = 4
 _MAX_CONTROL_FRAMES = 4096
 _CLOSE_SECONDS = 2.0
+UNTRUSTED_SECONDS = 60.0
 _SINK = memoryview(bytearray(64 << 10))
 """What arrives on a stream that is being closed ends here, whoever's it is."""
 
@@ -34,14 +36,6 @@ class OutFrame:
     header: bytes
     payload: memoryview
     flushed: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Why a stream ended; codes of docs/contracts.md, or "Closed" for an orderly end."""
-
-    code: str
-    message: str
 
 
 class Owner(Protocol):
@@ -72,6 +66,9 @@ class PeerStream(asyncio.BufferedProtocol):
     def __init__(self, role: Role, owner: Owner, clock: Callable[[], float]) -> None:
         self.identity: Identity | None = None
         self.nameless: str | None = None
+        self.context: ssl.SSLContext | None = None
+        """What the peer was verified by; None without TLS."""
+        self.tls_error: ssl.SSLError | None = None
         self.address = ""
         self.connected_at = 0.0
         self._owner = owner
@@ -88,6 +85,7 @@ class PeerStream(asyncio.BufferedProtocol):
         self._pump_scheduled = False
         self._closer: asyncio.TimerHandle | None = None
         self._ping_number = 0
+        self._doubted_at: float | None = None
 
     def __repr__(self) -> str:
         return f"<PeerStream {self.identity or self.address} {self.session.state.name}>"
@@ -96,6 +94,17 @@ class PeerStream(asyncio.BufferedProtocol):
     def ready(self) -> bool:
         """Whether both sides have greeted and neither has left."""
         return self.session.state is StreamState.READY and self._lost is None
+
+    @property
+    def wrong_region(self) -> str | None:
+        """What is wrong when the peer's authority speaks for another region than its identity names."""
+        region = getattr(self.context, "region", None)
+        if region is None or self.identity is None or self.identity.region == region:
+            return None
+        return (
+            f"{self.identity} is signed by the authority of region {region}, which does not speak for region "
+            f"{self.identity.region}"
+        )
 
     @property
     def socket(self) -> Any:
@@ -113,6 +122,7 @@ class PeerStream(asyncio.BufferedProtocol):
         # A plain transport pauses above its limit, a TLS transport at it: with 0 it would pause for ever.
         transport.set_write_buffer_limits(high=1 if encrypted else 0, low=0)
         if encrypted:
+            self.context = getattr(transport.get_extra_info("ssl_object"), "context", None)
             try:
                 self.identity = of_certificate(transport.get_extra_info("peercert"))
             except IdentityError as error:
@@ -159,6 +169,8 @@ class PeerStream(asyncio.BufferedProtocol):
             current.flushed()
         self._control.clear()
         self._transport = None
+        if isinstance(exc, ssl.SSLError) and self.session.state is not StreamState.READY:
+            self.tls_error = exc
         if self._lost is None:
             self._lost = _why(exc, greeted=self.session.state is StreamState.READY)
         self._owner.stream_lost(self, self._lost)
@@ -222,6 +234,14 @@ class PeerStream(asyncio.BufferedProtocol):
             self._lost = Lost(code, message)
         if self._transport is not None:
             self._transport.abort()
+
+    def leave_untrusted(self, now: float, *, idle: bool) -> None:
+        """What the peer was verified by is not trusted any more. A busy stream has a while to become idle;
+        afterwards its transfers go on over a new one, whose handshake shows whether they may."""
+        if self._doubted_at is None:
+            self._doubted_at = now
+        if idle or now - self._doubted_at > UNTRUSTED_SECONDS:
+            self.close("LinkLost", "its authority is not trusted any more; a new handshake is needed")
 
     def _place(self, header: DataHeader) -> Landing:
         return self._owner.stream_place(self, header)

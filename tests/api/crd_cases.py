@@ -132,6 +132,20 @@ ACCEPTED = (
         {"spec.scaling": {"mode": "Managed", "minReplicas": 4, "maxReplicas": 4}},
     ),
     Case("mode External without bounds", POOLS, {"spec.scaling": {"mode": "External"}}),
+    Case(
+        "targets, behaviour and cost of mode Managed",
+        POOLS,
+        {
+            "spec.scaling": {
+                "mode": "Managed",
+                "minReplicas": 0,
+                "maxReplicas": 4,
+                "targets": {"utilisationPercent": 80, "timeToFirstTokenMilliseconds": 2000},
+                "behaviour": {"growWindowSeconds": 0, "convertRoles": False},
+                "instance": {"pricePerHour": 2.5, "hardware": "h100"},
+            }
+        },
+    ),
     Case("surge instead of gaps", POOLS, {"spec.rollout": {"maxUnavailable": 0, "maxSurge": 1}}),
     Case("no drain", POOLS, {"spec.drain.timeoutSeconds": 0}),
     Case(
@@ -278,6 +292,24 @@ REFUSED = (
         POOLS,
         {"spec.scaling": {"mode": "Managed", "minReplicas": 5, "maxReplicas": 4}},
         "minReplicas must not exceed maxReplicas",
+    ),
+    Case(
+        "a target beyond what an instance can do",
+        POOLS,
+        {"spec.scaling": {"mode": "Managed", "maxReplicas": 4, "targets": {"utilisationPercent": 101}}},
+        "spec.scaling.targets.utilisationPercent",
+    ),
+    Case(
+        "a window of more than a day",
+        POOLS,
+        {"spec.scaling": {"mode": "Managed", "maxReplicas": 4, "behaviour": {"shrinkWindowSeconds": 86401}}},
+        "spec.scaling.behaviour.shrinkWindowSeconds",
+    ),
+    Case(
+        "a price below nothing",
+        POOLS,
+        {"spec.scaling": {"mode": "Managed", "maxReplicas": 4, "instance": {"pricePerHour": -1}}},
+        "spec.scaling.instance.pricePerHour",
     ),
     Case(
         "a rollout that cannot move",

@@ -114,6 +114,10 @@ _SCALING_ACTIVE = {
         "False",
         "Mode Managed, and an autoscaler targets the pool: remove it, or use mode External.",
     ),
+    Reason.LOAD_UNKNOWN: (
+        "False",
+        "Mode Managed, and no engine tells of its load: the size stays. Look at a sidecar's `/status`.",
+    ),
 }
 _SCALING_LIMITED = {
     Reason.NOT_LIMITED: ("False", "Nothing stands in the way."),
@@ -124,6 +128,24 @@ _SCALING_LIMITED = {
     ),
     Reason.TOO_MANY_REPLICAS: ("True", "More would be wanted than `scaling.maxReplicas`."),
     Reason.TOO_FEW_REPLICAS: ("True", "Fewer would be wanted than `scaling.minReplicas`."),
+    Reason.LINK_SATURATED: (
+        "True",
+        "More prefill would be of use, and the links from here are full: another region gets it, or nobody.",
+    ),
+    Reason.LINK_DOWN: ("True", "More prefill would be of use, and the links from here are down."),
+    Reason.LINK_UNKNOWN: (
+        "True",
+        "More prefill would be of use, and nothing recent is known of the links from here; see `kubectl get "
+        "kvlink`.",
+    ),
+    Reason.QUOTA_EXHAUSTED: (
+        "True",
+        "More would be wanted than the quota of the operator's configuration has.",
+    ),
+    Reason.BUDGET_EXHAUSTED: (
+        "True",
+        "More would be wanted than `autoscaler.budget_per_hour` of the operator's configuration pays for.",
+    ),
     Reason.HELD: ("True", "`prfaas hold` keeps the number until it ends."),
 }
 _READY = {
@@ -246,6 +268,16 @@ _DOWN = {
     Reason.IDLE: ("Unknown", "Nothing was tried lately."),
 }
 
+_PROFILE_FITS = {
+    Reason.PROFILE_FITS: ("True", "The measurements are within a quarter of the profile's."),
+    Reason.PROFILE_DRIFTS: (
+        "False",
+        "They are not; the message has the quantity and the ratio. Sizes are chosen by the measurements. "
+        "Measure again with `prfaas profile`, or look at why the engines are slower than they were.",
+    ),
+    Reason.PROFILE_UNMEASURED: ("Unknown", "Too little was measured yet."),
+}
+
 REASON_TEXTS: Final[dict[ConditionType, dict[Reason, tuple[str, str]]]] = {
     ConditionType.READY: _READY,
     ConditionType.RECONCILING: _RECONCILING,
@@ -256,6 +288,7 @@ REASON_TEXTS: Final[dict[ConditionType, dict[Reason, tuple[str, str]]]] = {
     ConditionType.KV_COMPATIBLE: _KV_COMPATIBLE,
     ConditionType.SCALING_ACTIVE: _SCALING_ACTIVE,
     ConditionType.SCALING_LIMITED: _SCALING_LIMITED,
+    ConditionType.PROFILE_FITS: _PROFILE_FITS,
     ConditionType.REACHABLE: _REACHABLE,
     ConditionType.TRUST_BUNDLE_VALID: _TRUST_BUNDLE_VALID,
     ConditionType.REPORT_FRESH: _REPORT_FRESH,

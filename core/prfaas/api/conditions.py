@@ -27,6 +27,7 @@ class ConditionType(StrEnum):
     KV_COMPATIBLE = "KVCompatible"
     SCALING_ACTIVE = "ScalingActive"
     SCALING_LIMITED = "ScalingLimited"
+    PROFILE_FITS = "ProfileFits"
     REACHABLE = "Reachable"
     TRUST_BUNDLE_VALID = "TrustBundleValid"
     REPORT_FRESH = "ReportFresh"
@@ -49,6 +50,7 @@ TYPE_TEXTS: Final = {
     ConditionType.KV_COMPATIBLE: "KV of the engines concerned means the same to all of them.",
     ConditionType.SCALING_ACTIVE: "Whoever is to decide on the number of engine instances can do so.",
     ConditionType.SCALING_LIMITED: "Something keeps the number of engine instances from what is wanted.",
+    ConditionType.PROFILE_FITS: "What is measured of the engines is what the pool's ModelKVProfile says.",
     ConditionType.REACHABLE: "Gateways of this cluster can use the region's gateways.",
     ConditionType.TRUST_BUNDLE_VALID: "The region's trustBundle can be read, and its authorities are valid.",
     ConditionType.REPORT_FRESH: "In the hub: each cluster of the region has renewed its Lease lately.",
@@ -119,6 +121,7 @@ class Reason(StrEnum):
     HELD = "Held"
     REPLICAS_OWNED_BY_MANIFEST = "ReplicasOwnedByManifest"
     AUTOSCALER_ON_MANAGED_POOL = "AutoscalerOnManagedPool"
+    LOAD_UNKNOWN = "LoadUnknown"
 
     # ScalingLimited
     NOT_LIMITED = "NotLimited"
@@ -126,6 +129,16 @@ class Reason(StrEnum):
     QUOTA_PENDING = "QuotaPending"
     TOO_MANY_REPLICAS = "TooManyReplicas"
     TOO_FEW_REPLICAS = "TooFewReplicas"
+    LINK_SATURATED = "LinkSaturated"
+    LINK_DOWN = "LinkDown"
+    LINK_UNKNOWN = "LinkUnknown"
+    QUOTA_EXHAUSTED = "QuotaExhausted"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+
+    # ProfileFits
+    PROFILE_FITS = "ProfileFits"
+    PROFILE_DRIFTS = "ProfileDrifts"
+    PROFILE_UNMEASURED = "ProfileUnmeasured"
 
     # Ready of a route
     ENFORCING = "Enforcing"

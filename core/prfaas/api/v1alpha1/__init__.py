@@ -14,8 +14,6 @@ from prfaas.api.v1alpha1.pool_status import (
     PlacedStatus,
     PoolStatus,
     RevisionStatus,
-    ScalingDecision,
-    ScalingStatus,
 )
 from prfaas.api.v1alpha1.pools import (
     POOL_CLASSES,
@@ -53,6 +51,15 @@ from prfaas.api.v1alpha1.route import (
     RouteMode,
     ThresholdMode,
 )
+from prfaas.api.v1alpha1.scaling import (
+    InstanceCost,
+    ScalingBehaviour,
+    ScalingDecision,
+    ScalingExplanation,
+    ScalingInput,
+    ScalingStatus,
+    ScalingTargets,
+)
 from prfaas.api.v1alpha1.workload import LeaderWorkerTemplate, PodTemplate, Workload
 
 __all__ = [
@@ -70,6 +77,7 @@ __all__ = [
     "HoldStatus",
     "Hop",
     "HopName",
+    "InstanceCost",
     "KVLink",
     "KVLinkSpec",
     "KVLinkStatus",
@@ -104,9 +112,13 @@ __all__ = [
     "RoutePlace",
     "RoutePlacement",
     "Scaling",
+    "ScalingBehaviour",
     "ScalingDecision",
+    "ScalingExplanation",
+    "ScalingInput",
     "ScalingMode",
     "ScalingStatus",
+    "ScalingTargets",
     "SeenFromHere",
     "SidecarUpgrade",
     "ThresholdMode",

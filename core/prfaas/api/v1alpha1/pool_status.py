@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from prfaas.api.v1alpha1.common import ApiModel, ObjectStatus, Time
 from prfaas.api.v1alpha1.conditions import Conditions, ConditionStatus
 from prfaas.api.v1alpha1.placement import CLUSTERS_MAX, ClusterName
+from prfaas.api.v1alpha1.scaling import ScalingStatus
 from prfaas.api.v1alpha1.schema import merged_by
 
 
@@ -64,26 +65,6 @@ class HoldStatus(ApiModel):
 
     replicas: int = Field(ge=0, description="Engine instances that are held.")
     until: Time = Field(description="When the hold ends by itself.")
-
-
-class ScalingDecision(ApiModel):
-    """The last change of the number of engine instances."""
-
-    # "from" is a word of Python.
-    model_config = ConfigDict(alias_generator=lambda name: name.removesuffix("_replicas"))
-
-    time: Time = Field(description="When it was made.")
-    from_replicas: int = Field(ge=0, description="Engine instances before.")
-    to_replicas: int = Field(ge=0, description="Engine instances after.")
-    reason: str = Field(min_length=1, max_length=256, description="Why, as one CamelCase word.")
-
-
-class ScalingStatus(ApiModel):
-    """How the pool was scaled."""
-
-    last_decision: ScalingDecision | None = Field(
-        default=None, description="The last change of spec.replicas."
-    )
 
 
 class PlacedStatus(ApiModel):

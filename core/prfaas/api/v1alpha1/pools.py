@@ -17,6 +17,7 @@ from prfaas.api.v1alpha1.common import (
 )
 from prfaas.api.v1alpha1.placement import REPLICAS_MAX, PoolPlacement
 from prfaas.api.v1alpha1.pool_status import PoolStatus
+from prfaas.api.v1alpha1.scaling import InstanceCost, ScalingBehaviour, ScalingTargets
 from prfaas.api.v1alpha1.schema import Rule, immutable, rules
 from prfaas.api.v1alpha1.workload import Workload
 
@@ -208,6 +209,17 @@ class Scaling(ApiModel):
     )
     max_replicas: int | None = Field(
         default=None, ge=1, le=REPLICAS_MAX, description="Most engine instances in mode Managed."
+    )
+    targets: ScalingTargets | None = Field(
+        default=None,
+        description="What the number is chosen for, in mode Managed. Absent: the defaults of its fields.",
+    )
+    behaviour: ScalingBehaviour | None = Field(
+        default=None,
+        description="How fast it follows the load, in mode Managed. Absent: the defaults of its fields.",
+    )
+    instance: InstanceCost | None = Field(
+        default=None, description="What one instance costs, for mode Managed. Absent: not known."
     )
 
 

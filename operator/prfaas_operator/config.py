@@ -98,6 +98,35 @@ class Health(_Part):
     audit_seconds: Seconds = 30.0
 
 
+class Federation(_Part):
+    """The cluster among others (docs/federation.md).
+
+    Attributes:
+        source: Local: what is wanted is in this cluster's own API server. Hub: it is mirrored from another.
+        hub_kubeconfig: file with the way to the hub, with source Hub.
+        allowed_namespaces: into which the mirror may write; empty: none.
+        allowed_service_accounts: that mirrored pods may use, besides `default`.
+        host_ports: first and last port of nodes that pools may use.
+        kv_proxy_address: host:port of this region's proxy for KV.
+    """
+
+    source: Literal["Local", "Hub"] = "Local"
+    hub_kubeconfig: str | None = None
+    hub_namespace: DnsLabel | None = None
+    allowed_namespaces: tuple[DnsLabel, ...] = ()
+    allowed_service_accounts: tuple[str, ...] = ()
+    host_ports: tuple[int, int] | None = None
+    kv_proxy_address: Address | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if (self.source == "Hub") != (self.hub_kubeconfig is not None):
+            raise ValueError("hub_kubeconfig is needed with source Hub, and belongs to no other")
+        if self.host_ports is not None and not 1024 <= self.host_ports[0] <= self.host_ports[1] <= 65535:
+            raise ValueError("host_ports: [first, last] with 1024 <= first <= last <= 65535")
+        return self
+
+
 _GIVEN_ABOVE = frozenset({"region", "trust_domain", "sidecar_image", "connector_image", "image_pull_policy"})
 
 
@@ -105,6 +134,7 @@ class OperatorConfig(_Part):
     """All of it.
 
     Attributes:
+        cluster: name of this cluster; None: the region's.
         watch_namespaces: where pools are looked for; empty: everywhere.
         own_namespace: where the Lease and the region's objects are; None: POD_NAMESPACE, or that of the pod.
         health_listen: for `/healthz`, `/readyz` and `/metrics`.
@@ -115,6 +145,8 @@ class OperatorConfig(_Part):
     """
 
     region: DnsLabel
+    cluster: DnsLabel | None = None
+    federation: Federation = Federation()
     trust_domain: Domain
     own_namespace: DnsLabel | None = None
     watch_namespaces: tuple[DnsLabel, ...] = ()

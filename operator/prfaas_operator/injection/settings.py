@@ -54,6 +54,9 @@ class Settings(BaseModel):
             runtime can do that.
         prefill_addresses: networks with a port in which decode sidecars may dial prefill pods. Any by
             default: who answers there has to prove its identity by TLS in each case.
+        kv_proxy_address: host:port of the proxy through which other regions reach sidecars of pools whose
+            reach is Passthrough; None: there is none.
+        host_ports: first and last port of nodes that pools may use with reach HostPort; None: none.
         listen_address: `::` in clusters without IPv4, where engines need `--host ::` too.
     """
 
@@ -74,6 +77,8 @@ class Settings(BaseModel):
     )
     listen_address: Annotated[str, AfterValidator(_address)] = "0.0.0.0"  # noqa: S104  (in a pod of its own)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    kv_proxy_address: Annotated[str, Field(min_length=3, max_length=261)] | None = None
+    host_ports: tuple[int, int] | None = None
 
     def gateway_patterns(self) -> tuple[str, ...]:
         """Identity patterns of the gateways that may call a sidecar."""
@@ -95,7 +100,10 @@ _OPTIONAL = frozenset(Settings.model_fields) - {
     "connector_image",
     "version",
     "log_level",
+    "kv_proxy_address",
+    "host_ports",
 }
+_FEDERATION = ("kv_proxy_address", "host_ports")
 
 
 def settings_of(configuration: Mapping[str, Any]) -> Settings:
@@ -112,5 +120,8 @@ def settings_of(configuration: Mapping[str, Any]) -> Settings:
         "sidecar_image": images.get("sidecar"),
         "connector_image": images.get("connector"),
     }
+    federation = configuration.get("federation")
+    federation = federation if isinstance(federation, Mapping) else {}
+    fields |= {name: federation[name] for name in _FEDERATION if federation.get(name) is not None}
     optional = {name: configuration[name] for name in _OPTIONAL if configuration.get(name) is not None}
     return Settings.model_validate(fields | optional)

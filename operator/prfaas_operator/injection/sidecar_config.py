@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from prfaas.api.keys import PREFILL_POOL
 from prfaas.api.v1alpha1 import Pool, quantity_bytes
 from prfaas_operator.injection import names
 from prfaas_operator.injection.settings import Settings
+from prfaas_operator.injection.yaml_text import yaml_text
 
 
 def sidecar_config(pool: Pool, settings: Settings, drain_token: str | None) -> str:
@@ -47,7 +46,7 @@ def sidecar_config(pool: Pool, settings: Settings, drain_token: str | None) -> s
     }
     if drain_token is not None:
         config["drain_token"] = drain_token
-    return yaml.safe_dump(config, sort_keys=False)
+    return yaml_text(config)
 
 
 def _listener(settings: Settings, port: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,11 +9,9 @@ from statistics import median
 
 from prfaas.api.conditions import ConditionType, Finding, Reason
 from prfaas.api.v1alpha1 import CapacityStatus, ConditionStatus
+from prfaas.pod_troubles import scheduler_words
 from prfaas_operator.planning.pods import is_alive, is_ending, waits_for_node
 from prfaas_operator.planning.values import ObservedDeployment, ObservedPod
-
-SCHEDULER_WORDS_MAX = 240
-_BEYOND_THE_CAUSE = re.compile(r"[.,;]?\s*(?:preemption|no new claims to deallocate)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ def measure(
             ConditionType.SCALING_LIMITED,
             ConditionStatus.TRUE,
             Reason.QUOTA_PENDING,
-            f"The API server refuses more pods: {shortened(refused.failure)}. Raise the quota, "
+            f"The API server refuses more pods: {scheduler_words(refused.failure)}. Raise the quota, "
             "or ask for fewer.",
         )
     return Capacity(status if status != CapacityStatus() else None, limited, frozenset(revisions))
@@ -80,20 +77,14 @@ def _limited_by_pods(waiting: Sequence[ObservedPod]) -> Finding | None:
             f"{who}: held by scheduling gate {', '.join(first.gates)}. Look at the queue that sets it; no "
             "more instances are added while one waits.",
         )
-    words = shortened(first.pending_message) or first.pending_reason
+    words = scheduler_words(first.pending_message) or first.pending_reason
     return Finding(
         ConditionType.SCALING_LIMITED,
         ConditionStatus.TRUE,
         Reason.NO_CAPACITY,
-        f"{who}: {words}. No more instances are added while one waits.",
+        f"{who}: {words}. Add nodes or free accelerators, or ask for less; no more instances are added while "
+        "one waits.",
     )
-
-
-def shortened(words: str) -> str:
-    """The scheduler's words without what it says about preemption, in one line."""
-    text = _BEYOND_THE_CAUSE.split(words, maxsplit=1)[0]
-    text = " ".join(text.split()).rstrip(" .,;")
-    return text if len(text) <= SCHEDULER_WORDS_MAX else text[: SCHEDULER_WORDS_MAX - 1].rstrip() + "…"
 
 
 def names_quota(failure: str) -> bool:

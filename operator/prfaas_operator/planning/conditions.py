@@ -93,7 +93,7 @@ def _what_starts(seen: Picture) -> str:
         return "pods are to come"
     nodeless = sum(not pod.node for pod in seen.alive)
     if nodeless == len(seen.alive):
-        return "all wait for a node; ScalingLimited says why"
+        return "all wait for a node"
     return "engines are loading" + (f", {nodeless} wait for a node" if nodeless else "")
 
 

@@ -34,8 +34,9 @@ _QUIET = frozenset({Reason.STARTING, Reason.NOT_ENOUGH_READY, Reason.FINGERPRINT
 
 
 def of_conditions(before: Iterable[Condition], after: Iterable[Condition]) -> list[Event]:
-    """One event per condition whose status or reason changed. A first good state is no event, a first bad one
-    is.
+    """One event per condition whose status or reason changed.
+
+    A first bad state is one. A first good state is none, and neither is the end of a wait that was none.
     """
     events = []
     stored, found = tuple(before), tuple(after)
@@ -44,7 +45,7 @@ def of_conditions(before: Iterable[Condition], after: Iterable[Condition]) -> li
         old = find(stored, condition.type)
         if good is None or condition.reason in _QUIET:
             continue
-        if old is None and condition.status is good:
+        if condition.status is good and (old is None or old.reason in _QUIET):
             continue
         if old is not None and (old.status, old.reason) == (condition.status, condition.reason):
             continue
@@ -64,11 +65,17 @@ def of_conditions(before: Iterable[Condition], after: Iterable[Condition]) -> li
     return events
 
 
-def of_actions(actions: Sequence[Action]) -> list[Event]:
-    """What users like to see of what is done. Marks and lists of peers are too small for that."""
+def of_actions(actions: Sequence[Action], *, starts: bool = False) -> list[Event]:
+    """What users like to see of what is done. Marks and lists of peers are too small for that.
+
+    Args:
+        starts: the pool has no Deployment yet. What is made for the first time, its conditions say.
+    """
     events = []
     for action in actions:
         match action:
+            case ApplyChild(resource_version=None) | IssueCertificate() if starts:
+                pass
             case ApplyChild(kind=ChildKind.DEPLOYMENT, resource_version=None):
                 events.append(
                     Event(EventType.NORMAL, "RevisionCreated", f"Created Deployment {action.name}.")

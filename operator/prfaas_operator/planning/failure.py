@@ -6,8 +6,8 @@ from datetime import datetime
 
 from prfaas.api.conditions import ConditionType, Finding, Reason, set_condition
 from prfaas.api.v1alpha1 import Condition, ConditionStatus
+from prfaas.pod_troubles import scheduler_words
 from prfaas_operator.planning.actions import ApplyChild, FailedAction, Plan, PoolPlan
-from prfaas_operator.planning.capacity import shortened
 from prfaas_operator.planning.events import of_conditions
 from prfaas_operator.planning.values import ChildKind, ObservedPool
 
@@ -51,7 +51,7 @@ def _findings(failed: FailedAction, conditions: tuple[Condition, ...]) -> tuple[
     action = failed.action
     name = getattr(action, "name", "")
     what = f"{type(action).__name__} {name}".strip()
-    words = f"{what}: the API server says {failed.code}: {shortened(failed.message)}"
+    words = f"{what}: the API server says {failed.code}: {scheduler_words(failed.message)}"
     if failed.retryable:
         return (
             Finding(

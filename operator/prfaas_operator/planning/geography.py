@@ -78,9 +78,7 @@ class Geography:
         """Clusters of a placement that no Region has."""
         if placement is None:
             return ()
-        return tuple(
-            place.name for place in placement.clusters if self.region_of(place.name) is None
-        )
+        return tuple(place.name for place in placement.clusters if self.region_of(place.name) is None)
 
     def trust_of(self, regions: Iterable[str]) -> dict[str, str]:
         """The bundles of those other regions that have one, by name."""

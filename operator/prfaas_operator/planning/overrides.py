@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from prfaas.api.keys import ANNOTATION_HOLD, ANNOTATION_LOCAL_ONLY
-from prfaas.api.v1alpha1.pools import REPLICAS_MAX
+from prfaas.api.v1alpha1.placement import REPLICAS_MAX
 
 
 class LocalOnly(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from prfaas.api.conditions import ConditionType, find
 from prfaas.api.keys import DECODE_POOL, PREFILL_POOL
@@ -28,25 +29,42 @@ def partner_keys(routes: Iterable[tuple[str, PrefillRouteSpec]]) -> Mapping[Pool
 
 
 def summarise(
-    key: PoolKey, *, identity: str, generation: int, status: PoolStatus, deleted: bool = False
+    key: PoolKey,
+    *,
+    identity: str,
+    generation: int,
+    status: PoolStatus,
+    deleted: bool = False,
+    regions: tuple[str, ...] = (),
+    remote_identities: tuple[str, ...] = (),
+    here: bool = True,
 ) -> PartnerPool:
     """A partner by its status.
 
     One that is being deleted rolls no more, whatever it says: nobody writes its status any longer, and its
     end may take hours. One that lags behind its spec counts as rolling with nothing done yet: it may be about
     to, and waiting a moment for it costs less than leaving one generation of KV without its other side.
+    Nobody waits for one that other clusters run.
     """
-    if deleted:
-        return PartnerPool(key, identity, rolling=False, stalled=False, desired=0, new_ready=0)
-    if status.observed_generation != generation:
-        return PartnerPool(
-            key, identity, rolling=True, stalled=False, desired=status.desired_replicas, new_ready=0
-        )
-    stalled = find(status.conditions, ConditionType.STALLED)
-    newest = next((each for each in status.revisions if each.name == status.update_revision), None)
-    return PartnerPool(
+    still = PartnerPool(
         key,
         identity,
+        rolling=False,
+        stalled=False,
+        desired=0,
+        new_ready=0,
+        regions=regions,
+        remote_identities=remote_identities,
+        here=here,
+    )
+    if deleted or not here:
+        return still
+    if status.observed_generation != generation:
+        return replace(still, rolling=True, desired=status.desired_replicas)
+    stalled = find(status.conditions, ConditionType.STALLED)
+    newest = next((each for each in status.revisions if each.name == status.update_revision), None)
+    return replace(
+        still,
         rolling=any(each.replicas for each in status.revisions if each.name != status.update_revision),
         stalled=stalled is not None and stalled.status is ConditionStatus.TRUE,
         desired=status.desired_replicas,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import yaml
+from typing import Any
 
 from prfaas.api.keys import DECODE_POOL, PREFILL_POOL
 from prfaas_operator.injection.settings import Settings
+from prfaas_operator.injection.yaml_text import yaml_text
 from prfaas_operator.planning.values import ObservedPool
+
+ANYWHERE = ("0.0.0.0/0:*", "[::/0]:*")
+"""Where pools of other regions may be dialled: nodes and proxies have addresses that nobody here knows. Who
+answers has to prove its identity by TLS."""
 
 
 def peers_text(pool: ObservedPool, settings: Settings) -> str:
@@ -14,13 +19,25 @@ def peers_text(pool: ObservedPool, settings: Settings) -> str:
 
     Consumers pull: a prefill pool accepts its decode pools, and a decode pool dials its prefill pools.
     """
-    partners = sorted({each.identity for each in pool.partners if each.key.kind != pool.key.kind})
+    others = [each for each in pool.partners if each.key.kind != pool.key.kind]
+    here = {each.identity for each in others if each.here}
+    partners = sorted(here | {identity for each in others for identity in each.remote_identities})
     accept = partners if pool.key.kind == PREFILL_POOL else []
     dial = (
-        [{"identity": identity, "addresses": list(settings.prefill_addresses)} for identity in partners]
+        [{"identity": identity, "addresses": _addresses(identity, here, settings)} for identity in partners]
         if pool.key.kind == DECODE_POOL
         else []
     )
-    document = {"accept": accept, "dial": dial, "gateways": sorted(settings.gateway_patterns())}
-    text: str = yaml.safe_dump(document, sort_keys=False)
-    return text
+    document: dict[str, Any] = {
+        "accept": accept,
+        "dial": dial,
+        "gateways": sorted(settings.gateway_patterns()),
+    }
+    trust = pool.geography.trust_of(region for each in others for region in each.regions)
+    if trust:
+        document["regions"] = {name: {"trust": bundle} for name, bundle in trust.items()}
+    return yaml_text(document)
+
+
+def _addresses(identity: str, here: set[str], settings: Settings) -> list[str]:
+    return list(settings.prefill_addresses if identity in here else ANYWHERE)

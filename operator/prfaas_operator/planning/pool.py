@@ -12,7 +12,9 @@ from prfaas_operator.planning import conditions
 from prfaas_operator.planning.actions import Action, Plan, PoolPlan
 from prfaas_operator.planning.capacity import Capacity, measure
 from prfaas_operator.planning.certificates import seconds_until_due
+from prfaas_operator.planning.elsewhere import plan_elsewhere
 from prfaas_operator.planning.events import of_actions, of_conditions
+from prfaas_operator.planning.geography import resolved as resolved_for
 from prfaas_operator.planning.pods import is_alive, seconds_until_broken, seconds_until_ended
 from prfaas_operator.planning.references import resolve
 from prfaas_operator.planning.replicas import Sizing, plan_size
@@ -42,7 +44,9 @@ def plan_pool(
         return Plan()
     if pool.spec is None:
         return _plan_unreadable(pool, settings, now)
-    spec = pool.spec
+    spec = resolved_for(pool.spec, pool.geography.cluster)
+    if not pool.geography.is_here(spec.placement):
+        return plan_elsewhere(pool, spec, lambda here: plan_pool(here, settings, now, injector), now)
 
     sizing = plan_size(pool, spec, now)
     capacity = measure(pool.pods, pool.deployments, pool.status.capacity, now)
@@ -56,7 +60,7 @@ def plan_pool(
 
     status = _status(pool, spec, target, resolved, sizing, capacity, work, authority_missing, now)
     events = [
-        *of_actions(actions),
+        *of_actions(actions, starts=not pool.deployments),
         *of_conditions(pool.status.conditions, status.conditions),
     ]
     changed = status != pool.status

@@ -89,6 +89,7 @@ def resolve(route: ObservedRoute, spec: PrefillRouteSpec) -> Finding:
             f"DecodePool {decode.name} is not there (spec.decodePoolRef.name): create it in namespace "
             f"{decode.namespace}, or correct the name.",
         )
+    unknown = sorted({cluster for pool in route.pools.values() for cluster in pool.unknown})
     missing = [key.name for key in prefill if key not in route.pools]
     if missing:
         return Finding(
@@ -97,6 +98,14 @@ def resolve(route: ObservedRoute, spec: PrefillRouteSpec) -> Finding:
             Reason.PREFILL_POOL_NOT_FOUND,
             f"PrefillPool {', '.join(missing)} is not there (spec.prefillPoolRefs): create it in namespace "
             f"{decode.namespace}, or correct the name. The others are used.",
+        )
+    if unknown:
+        return Finding(
+            type_,
+            ConditionStatus.FALSE,
+            Reason.UNKNOWN_CLUSTER,
+            f"No Region has cluster {', '.join(unknown)}, which a pool of this route is placed in "
+            "(spec.placement.clusters): create the Region, or correct the name. The others are used.",
         )
     return Finding(type_, ConditionStatus.TRUE, Reason.RESOLVED, "All pools are there.")
 
@@ -151,6 +160,8 @@ def _pair(key: PoolKey, decode: RoutedPool | None, prefill: RoutedPool | None) -
         return PairStatus(
             prefill_pool=key.name, compatible=ConditionStatus.FALSE, reason=str(Reason.MODEL_MISMATCH)
         )
+    if not prefill.here:
+        return PairStatus(prefill_pool=key.name, reason=str(Reason.PLACED_ELSEWHERE))
     if not decode.fingerprints or not prefill.fingerprints:
         return PairStatus(prefill_pool=key.name, reason=str(Reason.FINGERPRINT_UNKNOWN))
     common = decode.fingerprints.keys() & prefill.fingerprints.keys()
@@ -214,18 +225,32 @@ def _difference(decode: RoutedPool, prefill: RoutedPool) -> str:
 
 
 def ready(
-    policy: Policy, accepted: Finding, resolved: Finding, compatible: Finding, pairs: tuple[PairStatus, ...]
+    policy: Policy,
+    accepted: Finding,
+    resolved: Finding,
+    compatible: Finding,
+    pairs: tuple[PairStatus, ...],
+    elsewhere: tuple[str, ...] = (),
 ) -> Finding:
-    """Ready of a route: what it asks for can be done now."""
+    """Ready of a route: what it asks for can be done now.
+
+    Args:
+        elsewhere: other regions that may prefill for it. Whether they do now, the gateways know: no trouble
+            of a region makes a route of another one unready.
+    """
     type_ = ConditionType.READY
     for finding in (accepted, resolved):
-        fatal = finding.reason not in (Reason.ANNOTATION_INVALID, Reason.PREFILL_POOL_NOT_FOUND)
+        fatal = finding.reason not in (
+            Reason.ANNOTATION_INVALID,
+            Reason.PREFILL_POOL_NOT_FOUND,
+            Reason.UNKNOWN_CLUSTER,
+        )
         if finding.status is ConditionStatus.FALSE and fatal:
             return Finding(type_, ConditionStatus.FALSE, finding.reason, finding.message)
     if policy.local_only is not None:
         until = f"{policy.local_only.until:%Y-%m-%dT%H:%M:%SZ}"
         return Finding(type_, ConditionStatus.TRUE, Reason.LOCAL_ONLY, f"All prefill is local until {until}.")
-    if not any(pair.ready_prefill and pair.ready_decode for pair in pairs):
+    if not elsewhere and not any(pair.ready_prefill and pair.ready_decode for pair in pairs):
         mismatch = compatible.reason is Reason.FINGERPRINT_MISMATCH
         why = compatible.message if mismatch else "No pair of ready engines: all prefill is local."
         reason = Reason.FINGERPRINT_MISMATCH if mismatch else Reason.NO_READY_PAIR
@@ -236,9 +261,10 @@ def ready(
         )
         return Finding(type_, ConditionStatus.TRUE, Reason.OBSERVING, text)
     limit = f"prompts of more than {policy.threshold_tokens} uncached tokens"
+    where = f", in {', '.join(elsewhere)} too" if elsewhere else ""
     if policy.mode is RouteMode.CANARY:
-        text = f"{policy.canary_percent} % of the {limit} are prefilled remotely."
+        text = f"{policy.canary_percent} % of the {limit} are prefilled remotely{where}."
         return Finding(type_, ConditionStatus.TRUE, Reason.CANARY, text)
     return Finding(
-        type_, ConditionStatus.TRUE, Reason.ENFORCING, f"{limit.capitalize()} are prefilled remotely."
+        type_, ConditionStatus.TRUE, Reason.ENFORCING, f"{limit.capitalize()} are prefilled remotely{where}."
     )

@@ -55,6 +55,8 @@ def pool_status(
         capacity=capacity.status,
         hold=sizing.hold,
         scaling=_scaling(pool.status, sizing, now),
+        clusters=pool.status.clusters,
+        placed=pool.status.placed,
         conditions=set_conditions(pool.status.conditions, findings, generation=pool.generation, now=now),
     )
 

@@ -15,6 +15,10 @@ from typing import Any
 from prfaas.api.keys import PoolKind
 from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus
 from prfaas.pod_troubles import ContainerTrouble, PodTrouble
+from prfaas_operator.planning.geography import Geography
+
+NOWHERE = Geography("", "")
+"""One cluster, and no other region."""
 
 Manifest = dict[str, Any]
 """An object of the Kubernetes API as its JSON has it."""
@@ -244,7 +248,9 @@ class PartnerPool:
     `partner.summarise` makes one from an `ObservedPool`.
 
     Attributes:
-        identity: what its certificates say.
+        identity: what its certificates say in the own region.
+        regions: where it runs; empty: in the own cluster.
+        remote_identities: what its certificates say in other regions.
         rolling: it has pods of an old revision.
         stalled: its rollout is stopped.
         desired: replicas that it is to have.
@@ -257,6 +263,9 @@ class PartnerPool:
     stalled: bool
     desired: int
     new_ready: int
+    regions: tuple[str, ...] = ()
+    remote_identities: tuple[str, ...] = ()
+    here: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +313,7 @@ class ObservedPool:
     reports: Mapping[str, EngineReport] | None = None
     partners: tuple[PartnerPool, ...] = ()
     leftovers: tuple[str, ...] = ()
+    geography: Geography = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +338,7 @@ class ObservedRoute:
     status: PrefillRouteStatus
     pools: Mapping[PoolKey, RoutedPool]
     decode_pool_taken_by: RouteKey | None = None
+    geography: Geography = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +350,8 @@ class RoutedPool:
         ready_pods: ready pods that do not drain.
         fingerprints: fingerprint -> number of ready pods, of those whose engine told one.
         fingerprint_fields: fingerprint -> its fields, where a sidecar tells them.
+        here: the own cluster runs it; others: the other regions that do; unknown: clusters of its placement
+            that no Region has.
     """
 
     key: PoolKey
@@ -346,3 +359,6 @@ class RoutedPool:
     ready_pods: int
     fingerprints: Mapping[str, int]
     fingerprint_fields: Mapping[str, Mapping[str, str]] | None = None
+    here: bool = True
+    others: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from prfaas_operator.runtime.engine_reports import HEALTH_PORT, EngineReports
 from prfaas_operator.runtime.events import EventWriter
 from prfaas_operator.runtime.executor import Executor
 from prfaas_operator.runtime.facts import Fact
+from prfaas_operator.runtime.federation.federation import Federation
 from prfaas_operator.runtime.fence import Fence, WriteHook, WritingStopped
 from prfaas_operator.runtime.fleet import FLEET, Fleet, FleetKey
 from prfaas_operator.runtime.health import HealthServer, Trouble
@@ -98,7 +99,9 @@ class Operator:
             self.enqueue, lambda outcome: self.metrics.engine_reports.labels(outcome).inc(), port=report_port
         )
         references = References(self.client, self.store, clock=self._clock)
-        observer = Observer(self.store, planner, references, self._reports)
+        observer = Observer(
+            self.store, planner, references, self._reports, region=config.region, cluster=config.cluster
+        )
         executor = Executor(
             self.client, self.store, certificate_valid=timedelta(seconds=config.certificate_seconds)
         )
@@ -142,6 +145,20 @@ class Operator:
             on_pass=self._passed,
         )
         self._fleet_pause_seconds = FLEET_PAUSE_SECONDS
+        self.federation = Federation(
+            config,
+            self.client,
+            self._lease_client,
+            fence=fence,
+            store=self.store,
+            metrics=self.metrics,
+            namespace=self.namespace,
+            namespaces=self.namespaces,
+            identity=identity,
+            authority_id=lambda: observer.authority_id,
+            user_agent=USER_AGENT,
+            clock=self._clock,
+        )
         self.audits = {
             resource.kind: Audit(
                 self.client,
@@ -229,7 +246,11 @@ class Operator:
             logger.warning("the region's authority is not known yet: %s", error)
         self._enqueue_all()
         self.enqueue(FLEET)
-        await self.queue.run()
+        federation = asyncio.create_task(self.federation.run(), name="federation")
+        try:
+            await self.queue.run()
+        finally:
+            await _end({federation})
 
     async def _kopf(self, stop: asyncio.Event, catch_signals: Callable[[], None]) -> None:
         scope: dict[str, Any] = (
@@ -291,6 +312,7 @@ class Operator:
         match kind:
             case "PrefillPool" | "DecodePool":
                 self.enqueue(PoolKey(kind, fact.namespace, fact.name))
+                self.federation.pools_changed()
             case "PrefillRoute":
                 self.enqueue(RouteKey(fact.namespace, fact.name))
                 for pool in fact.value.names:
@@ -302,6 +324,9 @@ class Operator:
             case "HorizontalPodAutoscaler":
                 if fact.value.target_kind in {keys.PREFILL_POOL, keys.DECODE_POOL}:
                     self.enqueue(PoolKey(fact.value.target_kind, fact.namespace, fact.value.target_name))
+            case "Region":
+                self._enqueue_all()
+                self.enqueue(FLEET)
             case "ModelKVProfile":
                 self._enqueue_namespace(fact.namespace)
             case "PodDisruptionBudget" if fact.pool is None:

@@ -1,7 +1,8 @@
 """Carries out a plan's actions, in their order, and stops at the first that fails.
 
-Before anything changes, the server runs all children dry: a template that it refuses changes nothing, but
-that certificate and peers of the pods that run are kept up to date.
+Before anything changes, the server runs Deployments dry: a template that it refuses changes nothing, but
+that certificate and peers of the pods that run are kept up to date. The shape of the small children is the
+operator's own: there is nothing in them that the server could refuse.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Executor:
         for index, action in enumerate(actions):
             if isinstance(action, ApplyChild):
                 try:
-                    owned[index] = await self._dry_run(namespace, action)
+                    owned[index] = await self._check(namespace, action)
                 except errors.KubeError as error:
                     await self._keep_up(namespace, actions[:index], owned)
                     return failed(action, error)
@@ -108,37 +109,41 @@ class Executor:
                 logger.warning("%s in %s (%s): %s", type(action).__name__, namespace, action.why, error)
                 return
 
-    async def _dry_run(self, namespace: str, action: ApplyChild) -> str:
-        """Hash of the fields that the operator will own.
+    async def _check(self, namespace: str, action: ApplyChild) -> str:
+        """Hash of the fields that the operator will own, once nothing speaks against the action.
 
         Raises:
             AlreadyExists: an object is there that is not the pool's.
             Conflict: it is the pool's and was not seen yet; the next pass sees it.
+            KubeError: the server refuses it.
         """
+        if action.kind is not ChildKind.DEPLOYMENT:
+            if action.resource_version is None:
+                await self._refuse_what_is_there(RESOURCES[action.kind], action.manifest)
+            return facts.owned_fields_of(action.manifest)
         # The annotation is one of the fields that will be owned.
         answer = await self._apply(namespace, action, "-", dry_run=True)
         if action.resource_version is None and answer["metadata"].get("resourceVersion"):
-            await self._recognise(RESOURCES[action.kind], action.manifest)
-            raise errors.AlreadyExists(
-                f"{action.kind} {namespace}/{action.name} is there and is not known to belong to the pool; "
-                "delete or rename it",
-                status=409,
-            )
+            await self._refuse_what_is_there(DEPLOYMENTS, action.manifest)
         return facts.owned_fields(answer["metadata"].get("managedFields") or ())
 
-    async def _recognise(self, resource: Resource, manifest: Manifest) -> None:
-        """Learn of an object that was not seen, if it is the pool's own: the answer to its creation was lost,
-        or somebody took the labels off by which it is followed. These are put back.
+    async def _refuse_what_is_there(self, resource: Resource, manifest: Manifest) -> None:
+        """An object that is to be made and was not seen may be there: the answer to its creation was lost, or
+        somebody took the labels off by which it is followed. These are put back. Or it is somebody else's.
 
         Raises:
-            Conflict: it is.
+            Conflict: it is the pool's own.
+            AlreadyExists: it is not.
         """
         about = manifest["metadata"]
         namespace, name, labels = about["namespace"], about["name"], about.get("labels") or {}
-        listed = await self._api.list(resource, namespace, field_selector=f"metadata.name={name}")
-        for body in listed:
+        for body in await self._api.list(resource, namespace, field_selector=f"metadata.name={name}"):
             if not _controller(body) or _controller(body) != _controller(manifest):
-                continue
+                raise errors.AlreadyExists(
+                    f"{resource.kind} {namespace}/{name} is there and is not known to belong to the pool; "
+                    "delete or rename it",
+                    status=409,
+                )
             stored = body["metadata"].get("labels") or {}
             if any(stored.get(key) != value for key, value in labels.items()):
                 logger.warning("%s %s/%s: its labels are put back", resource, namespace, name)
@@ -153,7 +158,7 @@ class Executor:
     async def _carry_out(self, namespace: str, action: Action, owned: str) -> None:
         match action:
             case ApplyChild():
-                self._learn(await self._apply(namespace, action, owned, dry_run=False))
+                await self._apply_and_record(namespace, action, owned)
             case DeleteChild():
                 await self._delete(namespace, action)
             case ScaleChild():
@@ -179,6 +184,15 @@ class Executor:
                 await self._mark(namespace, action)
             case IssueCertificate():
                 await self.issue(action)
+
+    async def _apply_and_record(self, namespace: str, action: ApplyChild, owned: str) -> None:
+        answer = await self._apply(namespace, action, owned, dry_run=False)
+        found = facts.owned_fields(answer["metadata"].get("managedFields") or ())
+        if found not in {owned, ""}:
+            # This server divides objects into fields in another way. Left so, it would look like drift.
+            again = replace(action, resource_version=answer["metadata"]["resourceVersion"])
+            answer = await self._apply(namespace, again, found, dry_run=False)
+        self._learn(answer)
 
     async def _apply(self, namespace: str, action: ApplyChild, owned: str, *, dry_run: bool) -> Object:
         metadata: dict[str, Any] = {**action.manifest["metadata"], "namespace": namespace}
@@ -246,7 +260,7 @@ class Executor:
             try:
                 answer = await self._api.create(SECRETS, manifest)
             except errors.AlreadyExists:
-                await self._recognise(SECRETS, manifest)
+                await self._refuse_what_is_there(SECRETS, manifest)
                 raise
         else:
             answer = await self._api.apply(SECRETS, manifest, field_manager=keys.MANAGER_CHILDREN, force=True)

@@ -109,6 +109,16 @@ class BudgetValue:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionValue:
+    """A Region, as JSON like `CustomValue`."""
+
+    generation: int
+    spec: bytes
+    status: bytes
+    mirrored: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AutoscalerValue:
     """What a HorizontalPodAutoscaler scales."""
 
@@ -162,6 +172,17 @@ def custom(body: Mapping[str, Any]) -> Fact[CustomValue]:
     return Fact(
         about.get("namespace", ""), about["name"], about["uid"], about["resourceVersion"], None, "", value
     )
+
+
+def region(body: Object) -> Fact[RegionValue]:
+    about = body["metadata"]
+    value = RegionValue(
+        generation=int(about.get("generation") or 0),
+        spec=json.dumps(body.get("spec") or {}, separators=(",", ":")).encode(),
+        status=json.dumps(body.get("status") or {}, separators=(",", ":")).encode(),
+        mirrored=keys.LABEL_MIRRORED in (about.get("labels") or {}),
+    )
+    return Fact("", about["name"], about["uid"], about["resourceVersion"], None, "", value)
 
 
 def pod(body: Object) -> Fact[PodValue]:
@@ -286,6 +307,28 @@ def owned_fields(managed_fields: Iterable[Mapping[str, Any]]) -> str:
                 fields["f:spec"] = {k: v for k, v in fields["f:spec"].items() if k != "f:replicas"}
             return _hash(fields)
     return ""
+
+
+def owned_fields_of(manifest: Mapping[str, Any]) -> str:
+    """The same hash for a small child that is to be applied with its annotation, as the server will find it.
+
+    In these kinds every mapping is divided into its keys but a selector, and no list but the owners.
+    """
+    about = manifest["metadata"]
+    metadata: dict[str, Any] = {"f:annotations": {f"f:{keys.ANNOTATION_OWNED_FIELDS}": {}}}
+    if about.get("labels"):
+        metadata["f:labels"] = {f"f:{name}": {} for name in about["labels"]}
+    if about.get("ownerReferences"):
+        metadata["f:ownerReferences"] = {
+            "k:" + json.dumps({"uid": owner["uid"]}, separators=(",", ":")): {}
+            for owner in about["ownerReferences"]
+        }
+    parts: dict[str, Any] = {
+        f"f:{part}": {f"f:{name}": {} for name in manifest[part]}
+        for part in ("data", "spec")
+        if manifest.get(part)
+    }
+    return _hash({"f:metadata": metadata, **parts})
 
 
 def other_managers(managed_fields: Iterable[Mapping[str, Any]]) -> str:

@@ -199,7 +199,7 @@ class Fleet:
             if not fact.value.deleted
             and (spec := parse_spec(PrefillRouteSpec, fact.value.spec)[0]) is not None
         )
-        snapshot = self._planner.snapshot(pools, routes, now)
+        snapshot = self._planner.snapshot(pools, routes, now, self._observer.geography)
         # Asked each time: somebody may have deleted it, and a gateway that starts then has no other.
         if await self._stored_policy() == snapshot.revision:
             return

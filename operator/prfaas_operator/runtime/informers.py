@@ -25,6 +25,7 @@ from prfaas.kube.resources import (
     DEPLOYMENTS,
     POD_DISRUPTION_BUDGETS,
     PODS,
+    REGIONS,
     SECRETS,
     Object,
     Resource,
@@ -64,13 +65,18 @@ class Children:
             Following(resource, namespace, Contact())
             for namespace in namespaces
             for resource, _, _, _ in self._kinds
+            if resource.namespaced
+        ]
+        self._by_resource = {each[0]: each for each in self._kinds}
+        self.followings += [
+            Following(resource, None, Contact()) for resource in self._by_resource if not resource.namespaced
         ]
 
     async def run(self) -> None:
         """Follow until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for index, following in enumerate(self.followings):
-                _, selector, slim, collection = self._kinds[index % len(self._kinds)]
+            for following in self.followings:
+                _, selector, slim, collection = self._by_resource[following.resource]
                 group.create_task(
                     self._follow(following, selector, slim, collection),
                     name=f"reflector of {following.resource}",
@@ -89,6 +95,7 @@ class Children:
         yield CONFIG_MAPS, POOL_SELECTOR, facts.config_map, store.config_maps
         yield POD_DISRUPTION_BUDGETS, "", facts.budget, store.budgets
         yield AUTOSCALERS, "", facts.autoscaler, store.autoscalers
+        yield REGIONS, "", facts.region, store.regions
 
     async def _follow(
         self,
@@ -153,13 +160,23 @@ def _tell(handlers: kopf.OperatorRegistry, resource: Resource, store: Store) -> 
             collection.put(fact)
 
 
+class _NoMemory(kopf.AnnotationsDiffBaseStorage):
+    """kopf copies each object that it hears of, to compare it with what was handled last. No handler asks."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        return None
+
+
 def settings() -> kopf.OperatorSettings:
     """kopf's settings, each for a reason."""
     chosen = kopf.OperatorSettings()
     # Never used, since nothing here makes kopf write; a name of our own in case that ever changes.
     chosen.persistence.finalizer = f"{keys.GROUP}/operator"
     chosen.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=keys.GROUP)
-    chosen.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=keys.GROUP)
+    chosen.persistence.diffbase_storage = _NoMemory(prefix=keys.GROUP)
     # Events are written by us, after the status.
     chosen.posting.enabled = False
     # A Lease elects, not kopf's peering.

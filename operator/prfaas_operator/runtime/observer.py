@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from prfaas.api import keys
-from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus
+from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus, RegionSpec
+from prfaas_operator.planning.geography import Geography
 from prfaas_operator.planning.values import (
     EngineReport,
     FoundReference,
@@ -47,7 +48,14 @@ class Observer:
     """
 
     def __init__(
-        self, store: Store, planner: Planner, references: References, reports: EngineReports
+        self,
+        store: Store,
+        planner: Planner,
+        references: References,
+        reports: EngineReports,
+        *,
+        region: str,
+        cluster: str | None = None,
     ) -> None:
         self._store = store
         self._planner = planner
@@ -56,6 +64,19 @@ class Observer:
         self._parsed: OrderedDict[tuple[str, int], tuple[Any, tuple[SpecProblem, ...]]] = OrderedDict()
         self._started_at = datetime.now(UTC)
         self.authority_id = ""
+        self._own = Geography(region, region) if cluster is None else Geography(cluster, region)
+        self._geography: tuple[tuple[tuple[str, str], ...], Geography] = ((), self._own)
+
+    @property
+    def geography(self) -> Geography:
+        """The own cluster among the regions. A Region that cannot be read counts as none."""
+        versions = tuple(sorted((fact.name, fact.resource_version) for fact in self._store.regions))
+        if versions != self._geography[0]:
+            parsed = ((fact.name, parse_spec(RegionSpec, fact.value.spec)[0]) for fact in self._store.regions)
+            specs = [(name, spec) for name, spec in parsed if spec is not None]
+            found = Geography.of_regions(self._own.cluster, self._own.region, specs)
+            self._geography = (versions, found)
+        return self._geography[1]
 
     # --- pools
 
@@ -114,6 +135,7 @@ class Observer:
             authority_id=self.authority_id,
             leftovers=tuple(self._leftovers(key, fact.uid)),
             reports=self._engine_reports(status, pods, observed_pods),
+            geography=self.geography,
         )
 
     def _engine_reports(
@@ -202,6 +224,7 @@ class Observer:
             status=_status(PrefillRouteStatus, fact),
             pools=pools,
             decode_pool_taken_by=self._taken_by(fact),
+            geography=self.geography,
         )
 
     def partners(self, pool: PoolKey) -> tuple[PoolKey, ...]:
@@ -224,9 +247,14 @@ class Observer:
             for each in self._store.routes_of(decode)
             if not each.value.deleted
             and (each.value.created_at, each.name) < (fact.value.created_at, fact.name)
+            and self._counts_here(each)
         )
         first = min(older, default=None)
         return None if first is None else RouteKey(fact.namespace, first[1])
+
+    def _counts_here(self, fact: Fact[CustomValue]) -> bool:
+        spec, _ = self._spec(PrefillRouteSpec, fact)
+        return spec is None or self.geography.is_here(spec.placement)
 
     def _spec(self, model: type[M], fact: Fact[CustomValue]) -> tuple[M | None, tuple[SpecProblem, ...]]:
         place = (fact.uid, fact.value.generation)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from prfaas.api.snapshot import Snapshot
 from prfaas_operator.planning.actions import FailedAction, Plan
+from prfaas_operator.planning.geography import Geography
 from prfaas_operator.planning.snapshot import SnapshotPool, SnapshotRoute
 from prfaas_operator.planning.values import (
     ObservedPool,
@@ -40,7 +41,11 @@ class Planner(Protocol):
         """The plan whose status and events are to be written when an action failed."""
 
     def snapshot(
-        self, pools: Iterable[SnapshotPool], routes: Iterable[SnapshotRoute], now: datetime
+        self,
+        pools: Iterable[SnapshotPool],
+        routes: Iterable[SnapshotRoute],
+        now: datetime,
+        geography: Geography,
     ) -> Snapshot: ...
 
     def gateway_identity(self) -> str: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from prfaas.kube import errors
 from prfaas.kube.api import KubeApi
 from prfaas.kube.resources import BY_KIND
 from prfaas_operator.planning.actions import Action, FailedAction, MarkPods, Plan
+from prfaas_operator.planning.progress import QUIET_SECONDS, can_wait
 from prfaas_operator.planning.values import (
     ObservedPool,
     ObservedRoute,
@@ -80,6 +82,8 @@ class Reconciler:
         self._enqueue = enqueue
         self._resync_seconds = resync_seconds
         self._seen: dict[PoolKey, _Seen] = {}
+        # Since when a status waits to be written, by the loop's clock.
+        self._untold: dict[PoolKey, float] = {}
 
     async def __call__(self, key: Key) -> float | None:
         """One pass; when to look again, or None when the object is gone.
@@ -134,6 +138,8 @@ class Reconciler:
         failure = await self._executor.run(namespace, actions)
         if failure is not None and isinstance(observed, ObservedPool):
             plan = self._planner.after_failure(plan, observed, failure, datetime.now(UTC))
+        if isinstance(observed, ObservedPool) and (wait := self._may_wait_seconds(observed, plan)) > 0:
+            return min(wait, plan.requeue_after_seconds or wait)
         wrote_status = await self._write_status(kind, observed, plan)
         if plan.events:
             regarding = Regarding(
@@ -147,6 +153,18 @@ class Reconciler:
                 raise RetryLater(f"{_short(failure.action)}: {failure.message}")
             return plan.requeue_after_seconds or self._resync_seconds
         return min(plan.requeue_after_seconds or self._resync_seconds, self._resync_seconds)
+
+    def _may_wait_seconds(self, observed: ObservedPool, plan: Plan[Any]) -> float:
+        """How long the status may still wait for more to tell; 0: it is to be written now."""
+        if not can_wait(observed.status, plan):
+            self._untold.pop(observed.key, None)
+            return 0.0
+        now = asyncio.get_running_loop().time()
+        since = self._untold.setdefault(observed.key, now)
+        if now - since < QUIET_SECONDS:
+            return QUIET_SECONDS - (now - since)
+        del self._untold[observed.key]
+        return 0.0
 
     async def _write_status(self, kind: str, observed: ObservedPool | ObservedRoute, plan: Plan[Any]) -> bool:
         collection = self._store.custom(kind)
@@ -176,6 +194,7 @@ class Reconciler:
             self._enqueue(FLEET)
 
     def _forget(self, key: PoolKey) -> None:
+        self._untold.pop(key, None)
         if self._seen.pop(key, None) is not None:
             self._enqueue_others(key)
             self._enqueue(FLEET)

@@ -14,6 +14,7 @@ from prfaas_operator.runtime.facts import (
     CustomValue,
     Fact,
     PodValue,
+    RegionValue,
     SecretValue,
     is_newer,
 )
@@ -169,6 +170,7 @@ class Store:
         self.own_secrets: Collection[SecretValue] = Collection(collection("Secret"))
         self.config_maps: Collection[ObservedChild] = Collection(collection("ConfigMap"))
         self.budgets: Collection[BudgetValue] = Collection(collection("PodDisruptionBudget"))
+        self.regions: Collection[RegionValue] = Collection(collection("Region"))
         self.autoscalers: Collection[AutoscalerValue] = Collection(collection("HorizontalPodAutoscaler"))
 
     def custom(self, kind: str) -> Collection[CustomValue]:

@@ -22,6 +22,7 @@ from prfaas_sidecar.engine_socket import EngineSocket
 from prfaas_sidecar.health import DrainCall
 from prfaas_sidecar.health import application as health_application
 from prfaas_sidecar.identity import parse
+from prfaas_sidecar.load import LoadReport
 from prfaas_sidecar.logs import fields
 from prfaas_sidecar.measure import LinkMeasurements
 from prfaas_sidecar.memory import arena_limit_bytes, available_bytes, check_arena
@@ -81,7 +82,7 @@ class Sidecar:
         peers_tls = self.credentials if not config.insecure_plaintext_peers else None
         self._consuming = Consuming(self.node, peers_tls, self._tasks)
         self._peers = PeerServer(self.node, self._producing, peers_tls)
-        self._measurements = LinkMeasurements(self.node.metrics)
+        self._measurements = LinkMeasurements(self.node.metrics, self.node.links)
         self._runners: list[web.AppRunner] = []
         self._listeners: list[Listener] = []
         self._engine_socket: EngineSocket | None = None
@@ -132,6 +133,7 @@ class Sidecar:
             self._collect,
             self._status,
             DrainCall(drain, config.drain_token, config.drain_seconds),
+            LoadReport(node).read,
         )
         self._engine_socket = await asyncio.to_thread(
             EngineSocket, node, self._producing, self._consuming, self._tasks
@@ -191,6 +193,7 @@ class Sidecar:
             self._producing.tick(now)
             self._consuming.tick(now)
             self._peers.tick(now)
+            self.node.links.tick(now)
             if now - measured > MEASURE_SECONDS:
                 measured = now
                 self._measurements.update([*self._peers.streams, *self._consuming.streams])
@@ -289,6 +292,7 @@ class Sidecar:
             trusted, broken = self.credentials.counts()
             metrics.regions.labels("trusted").set(trusted)
             metrics.regions.labels("broken").set(broken)
+        self.node.links.collect(metrics)
         metrics.arena_total.set(self.node.arena.size_bytes)
         metrics.arena_used.set(self.node.arena.used_bytes)
         metrics.streams.labels("consumer").set(len(self._consuming.streams))

@@ -183,6 +183,7 @@ class Consuming:
                 self._node.clock,
                 self._tasks,
                 self._stream_lost,
+                self._node.links.tally(target.identity.region),
             )
         return link
 

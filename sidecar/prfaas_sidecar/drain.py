@@ -129,21 +129,42 @@ class Drain:
             self._watching = None
 
 
-async def _ask(session: aiohttp.ClientSession, url: str) -> EngineLoad | None:
+class EnginePageError(Exception):
+    """The engine's ``/metrics`` cannot be had; the text says why. ``gone``: nobody listens there."""
+
+    def __init__(self, why: str, *, gone: bool = False) -> None:
+        super().__init__(why)
+        self.gone = gone
+
+
+async def engine_page(session: aiohttp.ClientSession, url: str) -> str:
+    """The engine's ``/metrics``.
+
+    Raises:
+        EnginePageError: it has none to give.
+    """
     try:
         async with session.get(f"{url}/metrics") as answer:
             if answer.status != 200:
-                return EngineLoad(unknown=f"its /metrics answer {answer.status}")
+                raise EnginePageError(f"its /metrics answer {answer.status}")
             body = bytearray()
             async for part in answer.content.iter_any():
                 body += part
                 if len(body) > _MAX_ANSWER_BYTES:
-                    return EngineLoad(unknown="its /metrics are endless")
+                    raise EnginePageError("its /metrics are endless")
     except aiohttp.ClientConnectorError as error:
-        if isinstance(error.os_error, ConnectionRefusedError):
-            # Nobody listens: an engine that is gone has no requests.
-            return None
-        return EngineLoad(unknown=f"its /metrics cannot be asked ({error.os_error.strerror})")
+        raise EnginePageError(
+            f"its /metrics cannot be asked ({error.os_error.strerror})",
+            gone=isinstance(error.os_error, ConnectionRefusedError),
+        ) from error
     except (aiohttp.ClientError, TimeoutError) as error:
-        return EngineLoad(unknown=f"its /metrics do not answer ({type(error).__name__})")
-    return engine_load(body.decode(errors="replace"))
+        raise EnginePageError(f"its /metrics do not answer ({type(error).__name__})") from error
+    return body.decode(errors="replace")
+
+
+async def _ask(session: aiohttp.ClientSession, url: str) -> EngineLoad | None:
+    try:
+        return engine_load(await engine_page(session, url))
+    except EnginePageError as error:
+        # An engine that is gone has no requests.
+        return None if error.gone else EngineLoad(unknown=str(error))

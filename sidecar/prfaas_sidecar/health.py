@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,9 @@ def application(
     collect: Callable[[], None],
     status: Callable[[], dict[str, Any]],
     draining: DrainCall,
+    load: Callable[[], Awaitable[dict[str, Any]]],
 ) -> web.Application:
-    """`/healthz`, `/readyz`, `/metrics`, `/status` and `/drain`.
+    """`/healthz`, `/readyz`, `/metrics`, `/status`, `/load` and `/drain`.
 
     Args:
         metrics: what is shown.
@@ -40,6 +41,7 @@ def application(
         collect: brings gauges up to date before they are shown.
         status: what `/status` shows.
         draining: what `/drain` does.
+        load: what `/load` shows.
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -60,6 +62,9 @@ def application(
 
     async def show_status(_: web.Request) -> web.Response:
         return web.json_response(status())
+
+    async def show_load(_: web.Request) -> web.Response:
+        return web.json_response(await load())
 
     async def drain(request: web.Request) -> web.Response:
         if not may_drain(request, draining.token):
@@ -83,6 +88,7 @@ def application(
             web.get("/readyz", readyz),
             web.get("/metrics", show),
             web.get("/status", show_status),
+            web.get("/load", show_load),
             # A HEAD must not drain.
             web.get("/drain", drain, allow_head=False),
         ]

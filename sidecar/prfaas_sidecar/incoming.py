@@ -107,6 +107,9 @@ class Incoming:
         else:
             self.link.detach(self, lambda pull: bodies.Cancel(pull=pull, code=code))
         self._node.ended(self.record, code, message)
+        if code not in ("Cancelled", "PrefillFailed", "EngineGone"):
+            # Those say nothing about the way.
+            self._node.links.ended(self.link.target.identity.region, complete=code == COMPLETE)
         if tell_engine:
             self._report()
             self.engine.tell_scheduler(Ended(self._message.transfer_id, code, message))

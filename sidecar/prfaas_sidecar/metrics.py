@@ -136,6 +136,37 @@ class Metrics:
             registry=registry,
         )
 
+        self.link_received = Counter(
+            "prfaas_sidecar_link_received_bytes",
+            "Bytes that came in from a region's sidecars, without TLS and TCP",
+            ["source_region"],
+            registry=registry,
+        )
+        self.link_busy = Counter(
+            "prfaas_sidecar_link_busy_seconds",
+            "Time in which KV came in from a region",
+            ["source_region"],
+            registry=registry,
+        )
+        self.link_goodput = Gauge(
+            "prfaas_sidecar_link_goodput_bits_per_second",
+            "What came in from a region in busy time, lately",
+            ["source_region"],
+            registry=registry,
+        )
+        self.link_rtt = Gauge(
+            "prfaas_sidecar_link_rtt_seconds",
+            "Median round trip to a region's sidecars, by the kernel",
+            ["source_region"],
+            registry=registry,
+        )
+        self.link_retransmits = Gauge(
+            "prfaas_sidecar_link_retransmits_percent",
+            "Segments from a region that came out of their order lately, by the kernel",
+            ["source_region"],
+            registry=registry,
+        )
+
     def render(self) -> bytes:
         """Text exposition format."""
         return generate_latest(self.registry)

@@ -12,6 +12,7 @@ from prfaas_sidecar.arena import Arena
 from prfaas_sidecar.config import Config
 from prfaas_sidecar.engine import Engine
 from prfaas_sidecar.identity import Identity
+from prfaas_sidecar.links import Links
 from prfaas_sidecar.logs import fields
 from prfaas_sidecar.metrics import Metrics
 from prfaas_sidecar.net.refusals import UnknownRegionError
@@ -31,6 +32,7 @@ class Node:
     metrics: Metrics
     clock: Callable[[], float]
     access: Access
+    links: Links = field(default_factory=Links)
     engine: Engine | None = None
     stopping: bool = False
     """The process ends; for good."""

@@ -64,6 +64,10 @@ class Records:
         """What is known of a transfer."""
         return self._records.get(transfer_id)
 
+    def all(self) -> list[Record]:
+        """All that are kept, oldest first."""
+        return list(self._records.values())
+
     def start(self, transfer_id: str, side: str) -> Record:
         """A new transfer; the oldest ended one is forgotten when there are too many."""
         record = self._records[transfer_id] = Record(transfer_id, side)

@@ -38,6 +38,8 @@ def status(node: Node, active_transfers: int) -> dict[str, Any]:
         ],
         "model_files_error": (facts.model_files_error or None) if facts is not None else None,
         "peers": as_json(node.access),
+        "links": node.links.as_json(),
+        "links_epoch": node.links.epoch,
     }
 
 

@@ -109,9 +109,12 @@ class Requests:
 
     def __init__(self) -> None:
         self.running = self.waiting = self.asked = 0
+        self.broken = False
 
     async def show(self, _: web.Request) -> web.Response:
         self.asked += 1
+        if self.broken:
+            return web.Response(status=500)
         return web.Response(
             text=f"vllm:num_requests_running {self.running}\nvllm:num_requests_waiting {self.waiting}\n"
         )

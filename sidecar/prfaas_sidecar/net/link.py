@@ -103,7 +103,9 @@ class Link:
         clock: Callable[[], float],
         tasks: Tasks,
         stream_lost: Callable[[Lost], None],
+        tally: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """``tally`` is told of the bytes that come in."""
         self.target = target
         self.streams: list[PeerStream] = []
         self.closed = False
@@ -113,6 +115,7 @@ class Link:
         self._settings = settings
         self._clock = clock
         self._stream_lost = stream_lost
+        self._tally = tally
         self._pulls: dict[int, Pulling] = {}
         self._numbers: dict[Pulling, int] = {}
         self._next = 0
@@ -371,7 +374,7 @@ class Link:
         """Dial, greet, and stay until the stream ends. None when it worked at least until both had
         greeted."""
         loop = asyncio.get_running_loop()
-        stream = PeerStream(Role.CONSUMER, self, self._clock)
+        stream = PeerStream(Role.CONSUMER, self, self._clock, self._tally)
         outcome: asyncio.Future[Lost] = loop.create_future()
         ready: asyncio.Future[None] = loop.create_future()
         self._outcomes[stream], self._ready[stream] = outcome, ready

@@ -13,6 +13,7 @@ _TCP_NOTSENT_LOWAT = 25
 _NOT_SENT_BYTES = 512 << 10
 _TCP_INFO_BYTES = 232
 _RTT_OFFSET, _TOTAL_RETRANSMITS_OFFSET, _DELIVERY_RATE_OFFSET = 68, 100, 160
+_DATA_SEGMENTS_IN_OFFSET, _OUT_OF_ORDER_OFFSET = 152, 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class TcpInfo:
     rtt_seconds: float
     retransmits: int
     delivery_bytes_per_second: int
+    segments_received: int = 0
+    segments_out_of_order: int = 0
 
 
 def tune(sock: Any, *, congestion_control: str | None, pacing_bytes_per_second: int | None) -> None:
@@ -52,4 +55,8 @@ def tcp_info(sock: Any) -> TcpInfo | None:
     (rtt_microseconds,) = struct.unpack_from("=I", raw, _RTT_OFFSET)
     (retransmits,) = struct.unpack_from("=I", raw, _TOTAL_RETRANSMITS_OFFSET)
     (rate,) = struct.unpack_from("=Q", raw, _DELIVERY_RATE_OFFSET)
-    return TcpInfo(rtt_microseconds / 1e6, retransmits, rate)
+    (received,) = struct.unpack_from("=I", raw, _DATA_SEGMENTS_IN_OFFSET)
+    # Kernels before 5.4 do not count it.
+    known = len(raw) >= _OUT_OF_ORDER_OFFSET + 4
+    (out_of_order,) = struct.unpack_from("=I", raw, _OUT_OF_ORDER_OFFSET) if known else (0,)
+    return TcpInfo(rtt_microseconds / 1e6, retransmits, rate, received, out_of_order)

@@ -63,7 +63,14 @@ class PeerStream(asyncio.BufferedProtocol):
     """Glue between transport and session. At most one DATA frame is between the owner's queue and the
     kernel."""
 
-    def __init__(self, role: Role, owner: Owner, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        role: Role,
+        owner: Owner,
+        clock: Callable[[], float],
+        tally: Callable[[int], None] | None = None,
+    ) -> None:
+        """``tally`` is told of the bytes that come in."""
         self.identity: Identity | None = None
         self.nameless: str | None = None
         self.context: ssl.SSLContext | None = None
@@ -73,6 +80,7 @@ class PeerStream(asyncio.BufferedProtocol):
         self.connected_at = 0.0
         self._owner = owner
         self._clock = clock
+        self._tally = tally
         self.session = Session(role, self._place, clock())
         self._transport: asyncio.Transport | None = None
         self._paused = False
@@ -135,6 +143,8 @@ class PeerStream(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: bytes were read."""
+        if self._tally is not None:
+            self._tally(nbytes)
         if self._lost is not None:
             return
         try:

@@ -53,6 +53,7 @@ _NOISE_ABOUT_IMAGES = re.compile(
     r'^Back-off pulling image "[^"]*"[:\s]*|\bErrImagePull:\s*|\bfailed to pull and unpack image "[^"]*":\s*'
     r'|\bfailed to resolve reference "[^"]*":\s*|\bfailed to do request:\s*|\S+:\d+->'
 )
+_BEYOND_THE_CAUSE = re.compile(r"[.,;]?\s*(?:preemption|no new claims to deallocate)\b", re.IGNORECASE)
 _SIGNALS = {128 + each.value: each.name for each in signal.Signals}
 _DISRUPTIONS = {
     "PreemptionByScheduler": "made way for a pod of higher priority",
@@ -301,3 +302,10 @@ def _time(text: Any) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def scheduler_words(words: str) -> str:
+    """The scheduler's words without what it says about preemption, in one line."""
+    text = _BEYOND_THE_CAUSE.split(words, maxsplit=1)[0]
+    text = " ".join(text.split()).rstrip(" .,;")
+    return text if len(text) <= WORDS_MAX_CHARACTERS else text[: WORDS_MAX_CHARACTERS - 1].rstrip() + "…"

@@ -151,7 +151,8 @@ PENDING = {
             "type": "PodScheduled",
             "status": "False",
             "reason": "Unschedulable",
-            "message": "0/4 nodes are available: 4 Insufficient nvidia.com/gpu.",
+            "message": "0/4 nodes are available: 4 Insufficient nvidia.com/gpu. preemption: 0/4 nodes are "
+            "available: 4 Preemption is not helpful for scheduling.",
         }
     ],
     "containerStatuses": [],

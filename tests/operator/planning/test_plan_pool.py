@@ -381,4 +381,4 @@ def test_pods_without_a_node_are_not_called_loading() -> None:
     world.accelerators = 0
     world.settle()
     assert world.condition("WorkloadsAvailable") == ("False", "Starting")
-    assert "all wait for a node; ScalingLimited says why" in world.message("WorkloadsAvailable")
+    assert "all wait for a node" in world.message("WorkloadsAvailable")

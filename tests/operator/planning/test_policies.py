@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prfaas.api.v1alpha1 import CapacityStatus, PoolStatus, Scaling
+from prfaas.pod_troubles import scheduler_words
 from prfaas_operator.planning.actions import ScalePool
-from prfaas_operator.planning.capacity import measure, shortened
+from prfaas_operator.planning.capacity import measure
 from prfaas_operator.planning.certificates import due_at, seconds_until_due, why_due
 from prfaas_operator.planning.children import budget_is_wanted, contains
 from prfaas_operator.planning.drain import GATEWAYS_SEE_SECONDS, choose_victims, plan_drain
@@ -286,9 +287,9 @@ def test_times_to_ready_are_measured_and_kept() -> None:
         ("", ""),
     ],
 )
-def test_shortened(words: str, short: str) -> None:
-    assert shortened(words) == short
-    assert len(shortened("word " * 1000)) <= 240
+def test_scheduler_words(words: str, short: str) -> None:
+    assert scheduler_words(words) == short
+    assert len(scheduler_words("word " * 1000)) <= 240
 
 
 # --- certificates
@@ -299,7 +300,7 @@ CERTIFICATE = ObservedCertificate("s", "u", "1", True, "spiffe://a", NOW, NOW + 
 @pytest.mark.parametrize(
     ("certificate", "later", "word"),
     [
-        (None, timedelta(0), "there is none"),
+        (None, timedelta(0), "there was none"),
         (CERTIFICATE, timedelta(days=19), None),
         (CERTIFICATE, timedelta(days=20), "two thirds"),
         (replace(CERTIFICATE, identity="spiffe://b"), timedelta(0), "spiffe://b"),

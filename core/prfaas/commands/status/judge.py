@@ -31,7 +31,7 @@ from prfaas.commands.status.view import (
     PoolView,
     RouteView,
 )
-from prfaas.pod_troubles import ContainerTrouble, PodCause, container_troubles, pod_trouble
+from prfaas.pod_troubles import ContainerTrouble, PodCause, container_troubles, pod_trouble, scheduler_words
 
 Object = dict[str, Any]
 # A holder that is alive renews several times within the Lease's own duration.
@@ -239,9 +239,8 @@ def _pod_state(pod: Object) -> tuple[EndpointState, str]:
         return EndpointState.FAILING, words
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return EndpointState.PENDING, f"{scheduled.get('reason', '')}: {scheduled.get('message', '')}".strip(
-            ": "
-        )
+        why = scheduler_words(scheduled.get("message", ""))
+        return EndpointState.PENDING, f"{scheduled.get('reason', '')}: {why}".strip(": ")
     if trouble is not None and trouble.cause is PodCause.NODE_SILENT:
         return EndpointState.FAILING, of_pod
     state = EndpointState.STARTING if scheduled else EndpointState.PENDING

@@ -1,0 +1,178 @@
+"""Clusters of a federation: an API server, an operator and stand-ins for kubelets each."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prfaas.api import keys
+from prfaas.kube import errors
+from prfaas.kube.client import KubeClient
+from prfaas.kube.resources import (
+    CONFIG_MAPS,
+    LEASES,
+    NAMESPACES,
+    PREFILL_POOLS,
+    REGIONS,
+    Object,
+    Resource,
+)
+from tests.helpers import eventually_async
+from tests.operator.runtime_world import Running, SmallPlanner, client_of, config_for, kubelets, pool_body, running
+
+OWN, SERVING = "prfaas-system", "serving"
+
+
+@dataclass
+class Cluster:
+    """One cluster, seen by its administrator."""
+
+    name: str
+    admin: KubeClient
+    kubeconfig: Path
+    running: list[Running] = field(default_factory=list)
+
+    async def condition(self, region: str, type_: str) -> Object:
+        """A condition of a Region; {} while there is none."""
+        try:
+            body = await self.admin.get(REGIONS, None, region)
+        except errors.NotFound:
+            return {}
+        conditions = (body.get("status") or {}).get("conditions") or ()
+        return next((each for each in conditions if each["type"] == type_), {})
+
+    async def has_condition(self, region: str, type_: str, status: str, reason: str) -> bool:
+        found = await self.condition(region, type_)
+        return (found.get("status"), found.get("reason")) == (status, reason)
+
+    async def await_condition(
+        self, region: str, type_: str, status: str, reason: str, *, within_seconds: float = 40
+    ) -> Object:
+        await eventually_async(
+            lambda: self.has_condition(region, type_, status, reason),
+            within_seconds=within_seconds,
+            what=f"Region {region} of cluster {self.name}: {type_}={status}/{reason}",
+        )
+        return await self.condition(region, type_)
+
+    async def is_there(self, resource: Resource, namespace: str | None, name: str) -> bool:
+        try:
+            await self.admin.get(resource, namespace, name)
+        except errors.NotFound:
+            return False
+        return True
+
+    async def await_gone(self, resource: Resource, namespace: str | None, name: str) -> None:
+        async def gone() -> bool:
+            return not await self.is_there(resource, namespace, name)
+
+        await eventually_async(gone, within_seconds=40, what=f"{resource} {name} is gone in {self.name}")
+
+    async def await_there(self, resource: Resource, namespace: str | None, name: str) -> Object:
+        await eventually_async(
+            lambda: self.is_there(resource, namespace, name),
+            within_seconds=40,
+            what=f"{resource} {name} is there in {self.name}",
+        )
+        return await self.admin.get(resource, namespace, name)
+
+
+@asynccontextmanager
+async def cluster(name: str, server: Any) -> AsyncIterator[Cluster]:
+    """Namespaces and kubelets, without an operator yet."""
+    async with client_of(server.kubeconfig) as admin:
+        for namespace in (OWN, SERVING):
+            try:
+                await admin.create(NAMESPACES, {"metadata": {"name": namespace}})
+            except errors.AlreadyExists:
+                continue
+        async with kubelets(admin, SERVING):
+            yield Cluster(name, admin, server.kubeconfig)
+
+
+@asynccontextmanager
+async def operator(of: Cluster, hub: Path | None = None, **federation: Any) -> AsyncIterator[Running]:
+    """The cluster's operator; with a hub's kubeconfig it mirrors that."""
+    values: dict[str, Any] = dict(federation)
+    if hub is not None:
+        values = {
+            "source": "Hub",
+            "hub_kubeconfig": str(hub),
+            "hub_namespace": OWN,
+            "allowed_namespaces": [SERVING],
+            **federation,
+        }
+    config = config_for(
+        of.kubeconfig, OWN, region=of.name, watch_namespaces=[SERVING], federation=values
+    )
+    async with running(config, SmallPlanner()) as world:
+        of.running.append(world)
+        yield world
+
+
+def region(name: str, **spec: Any) -> Object:
+    about = {"apiVersion": keys.API_VERSION, "kind": keys.REGION}
+    return {**about, "metadata": {"name": name}, "spec": spec}
+
+
+async def make_lease(hub: Cluster, name: str) -> None:
+    """What joining makes in the hub."""
+    about = {"namespace": OWN, "name": keys.cluster_lease(name), "labels": {keys.LABEL_CLUSTER: name}}
+    await hub.admin.create(LEASES, {"metadata": about, "spec": {}})
+
+
+def placed_pool(name: str, *clusters: str, replicas: int = 1, **spec: Any) -> Object:
+    places = [{"name": each} for each in clusters]
+    return pool_body(SERVING, name, replicas, placement={"clusters": places}, **spec)
+
+
+async def pinned_uid(of: Cluster) -> str:
+    body = await of.admin.get(CONFIG_MAPS, OWN, keys.HUB_CONFIG_MAP)
+    return str(body["data"]["uid"])
+
+
+@dataclass
+class Federation:
+    """A hub `eu` and a member `us`, both with their operators."""
+
+    hub: Cluster
+    member: Cluster
+    way: Path
+    stack: AsyncExitStack
+
+    async def start_member(self, **federation: Any) -> Running:
+        return await self.stack.enter_async_context(operator(self.member, self.way, **federation))
+
+
+@asynccontextmanager
+async def federation(hub_server: Any, member_server: Any, folder: Path) -> AsyncIterator[Federation]:
+    """The hub's operator runs; the member's does after `start_member`."""
+    way = folder / "hub.kubeconfig"
+    await asyncio.to_thread(shutil.copyfile, hub_server.kubeconfig, way)
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(cluster("eu", hub_server))
+        member = await stack.enter_async_context(cluster("us", member_server))
+        for name in ("eu", "us"):
+            await hub.admin.create(REGIONS, region(name))
+        await make_lease(hub, "us")
+        await stack.enter_async_context(operator(hub))
+        yield Federation(hub, member, way, stack)
+
+
+def without_server(way: Path) -> None:
+    """Point the way to the hub at a port where nobody listens."""
+    document = yaml.safe_load(way.read_text())
+    document["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
+    way.write_text(yaml.safe_dump(document))
+
+
+async def placed_of(of: Cluster, name: str) -> Object:
+    body = await of.admin.get(PREFILL_POOLS, SERVING, name)
+    return body.get("status") or {}

@@ -11,12 +11,14 @@ import click
 
 from prfaas_cluster import assets, providers
 from prfaas_cluster.bare import cluster as bare
+from prfaas_cluster.bare import wan as cluster_wan
 from prfaas_cluster.errors import ClusterError
 from prfaas_cluster.kubectl import Kubectl
 from prfaas_cluster.options import NAME_VARIABLE, cluster_name, reported_errors
 from prfaas_cluster.product_commands import example, load_product
 from prfaas_cluster.record import Record
 from prfaas_setup.progress import say
+from prfaas_wan import WanConfig, quantities
 
 _EXAMPLES = """\b
 Examples:
@@ -26,6 +28,7 @@ Examples:
   prfaas cluster load-image image.tar
   prfaas cluster load-product > values.yaml     # this checkout's images, and the chart's values for them
   prfaas cluster example | kubectl apply -f -   # pools on this machine's own engine
+  prfaas cluster join eu us --rate 1Gbit --rtt 80ms   # a WAN between two
   prfaas cluster down --all
 """
 
@@ -73,6 +76,9 @@ def down(name: str, every: bool) -> None:
     with reported_errors():
         chosen = providers.names() if every else [name]
         for each in chosen:
+            for other in providers.names():
+                if cluster_wan.part(each, other):
+                    click.echo(f"parted {each} and {other}")
             for line in providers.down(each) or [f"nothing is left of a cluster {each}"]:
                 click.echo(line)
 
@@ -84,6 +90,37 @@ def env(name: str) -> None:
     with reported_errors():
         for line in environment(providers.known(name), assets.program("helm").parent):
             click.echo(line)
+
+
+@cluster.command()
+@click.argument("one")
+@click.argument("other")
+@click.option("--rate", default="1Gbit", show_default=True, help="Rate of each direction.")
+@click.option("--rtt", default="30ms", show_default=True, help="Round trip.")
+def join(one: str, other: str, rate: str, rtt: str) -> None:
+    """Join two bare clusters by an emulated WAN, in place of one that is there.
+
+    ONE is host a of the emulator and OTHER is b; `prfaas wan` changes it by the name that is printed.
+    """
+    with reported_errors():
+        config = WanConfig.symmetric(
+            rate_bits_per_second=quantities.parse_rate(rate), rtt_seconds=quantities.parse_time(rtt)
+        )
+        network = cluster_wan.join(providers.known(one), providers.known(other), config)
+        name = network.name
+        network.close()
+    say(f"{one} and {other} are joined. To cut them apart: prfaas wan cut {name}")
+    click.echo(name)
+
+
+@cluster.command()
+@click.argument("one")
+@click.argument("other")
+def part(one: str, other: str) -> None:
+    """End the WAN between two clusters."""
+    with reported_errors():
+        parted = cluster_wan.part(one, other)
+    click.echo(f"parted {one} and {other}" if parted else f"nothing joins {one} and {other}")
 
 
 @cluster.command("load-image")

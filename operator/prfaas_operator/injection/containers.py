@@ -9,6 +9,7 @@ from prfaas.api.keys import PREFILL_POOL, peers_config_map, tls_secret
 from prfaas.api.v1alpha1 import Pool, quantity_bytes
 from prfaas_operator.injection import names
 from prfaas_operator.injection.quantities import amount, text_of_bytes
+from prfaas_operator.injection.reach import host_port
 from prfaas_operator.injection.settings import Settings
 
 _MEBIBYTE = 1 << 20
@@ -121,7 +122,7 @@ def _sidecar(
         "args": ["--config-env", names.SIDECAR_CONFIG_VARIABLE],
         "env": [{"name": names.SIDECAR_CONFIG_VARIABLE, "value": config}],
         "ports": [
-            {"name": name, "containerPort": port, "protocol": "TCP"}
+            {"name": name, "containerPort": port, "protocol": "TCP", **_on_the_node(pool, port)}
             for name, port in names.SIDECAR_PORTS.items()
         ],
         "resources": dict(resources),
@@ -133,6 +134,12 @@ def _sidecar(
             {"name": names.PEERS_VOLUME, "mountPath": names.PEERS_PATH, "readOnly": True},
         ],
     }
+
+
+def _on_the_node(pool: Pool, port: int) -> dict[str, int]:
+    """The node's port that leads to it. Its clients are sidecars of other regions, which dial the node."""
+    number = host_port(pool)
+    return {} if number is None or port != names.PEER_PORT else {"hostPort": number}
 
 
 def _carrier(settings: Settings, pod: Mapping[str, Any], *, guaranteed: bool) -> dict[str, Any]:

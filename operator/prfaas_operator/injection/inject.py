@@ -11,7 +11,7 @@ from prfaas.api import keys
 from prfaas.api.conditions import Reason
 from prfaas.api.keys import PREFILL_POOL
 from prfaas.api.v1alpha1 import ChargedTo, Pool, quantity_bytes
-from prfaas_operator.injection import checks, containers, names
+from prfaas_operator.injection import checks, containers, names, reach
 from prfaas_operator.injection.engines import ADAPTERS, EngineAdapter
 from prfaas_operator.injection.quantities import is_guaranteed
 from prfaas_operator.injection.results import Injected, InjectionInfo, Refusal, Refusals, Template
@@ -46,7 +46,10 @@ def inject(pool: Pool, settings: Settings) -> Injected | Refusals:
         return Refusals((_no_engine(pool, pod),))
     labels = pod_labels(pool)
     arguments = adapter.arguments(pool, engine, checks.container_field(pool))
-    refusals = [*checks.conflicts(pool, result, labels)]
+    refusals = [
+        *checks.conflicts(pool, result, labels),
+        *reach.refusals(pool, settings, pod, checks.user_containers(pod)),
+    ]
     if isinstance(arguments, tuple):
         return Refusals((*arguments, *refusals))
     if refusals:

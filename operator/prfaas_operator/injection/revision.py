@@ -5,7 +5,8 @@ In it, each in a canonical form (key order, defaults written or left out, notati
 - `workload`: the pod template;
 - `engine`: type, container, port and extraArgs;
 - `model.name`, and `model.revision` where the template names no model itself, so that prfaas does;
-- `kv.arena`, `transport.streams`, `drain.timeoutSeconds` and `sidecar.resources`.
+- `kv.arena`, `transport.streams`, a port of the node (reach HostPort), `drain.timeoutSeconds` and
+  `sidecar.resources`.
 
 Not in it: replicas, scaling, rollout, the profile, anything of the pool's metadata. What prfaas injects
 (images, its version, what a newer version adds) is in it only with `sidecar.upgrade: Rolling`; so with
@@ -25,6 +26,7 @@ from prfaas_operator.injection.defaults import canonical
 from prfaas_operator.injection.engines import ADAPTERS
 from prfaas_operator.injection.inject import inject
 from prfaas_operator.injection.names import KUBERNETES_GRACE_SECONDS
+from prfaas_operator.injection.reach import host_port
 from prfaas_operator.injection.results import Injected
 from prfaas_operator.injection.settings import Settings
 from prfaas_operator.injection.shapes import malformed
@@ -56,6 +58,8 @@ def user_part(pool: Pool) -> dict[str, Any]:
         "model": [spec.model.name, None if _names_model(pool) else spec.model.revision],
         "arena": quantity_bytes(spec.kv.arena),
         "streams": spec.transport.streams,
+        # Not there without one: pools of earlier versions keep their hash.
+        **({} if (port := host_port(pool)) is None else {"host_port": port}),
         "drain": spec.drain.timeout_seconds,
         "sidecar": None if resources is None else _canonical_resources(resources.to_api()),
     }

@@ -33,8 +33,10 @@ def peers_text(pool: ObservedPool, settings: Settings) -> str:
         "dial": dial,
         "gateways": sorted(settings.gateway_patterns()),
     }
-    trust = pool.geography.trust_of(region for each in others for region in each.regions)
-    if trust:
+    regions = {region for each in others for region in each.regions} - {pool.geography.region}
+    if regions:
+        # A region without a bundle is left out, and so unknown to the sidecar, which says that.
+        trust = pool.geography.trust_of(regions)
         document["regions"] = {name: {"trust": bundle} for name, bundle in trust.items()}
     return yaml_text(document)
 

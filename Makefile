@@ -57,7 +57,7 @@ e2e: export CLUSTER ?= e2e
 e2e: PROVIDER ?= bare
 e2e: venv engine ## Everything in a real cluster (PROVIDER=bare, kind or existing; KEEP=1 leaves it)
 	@trap '[ -n "$(KEEP)" ] || $(BIN)/prfaas cluster down --name "$$CLUSTER"' EXIT; \
-	$(BIN)/prfaas cluster up --name "$$CLUSTER" --provider '$(PROVIDER)'; \
+	$(BIN)/prfaas cluster up --name "$$CLUSTER" --provider '$(PROVIDER)' --nodes 2; \
 	eval "$$($(BIN)/prfaas cluster env --name "$$CLUSTER")"; \
 	PRFAAS_REQUIRE_ENGINE=1 $(PYTEST) -m e2e $(ARGS) tests/cluster tests/e2e
 

@@ -34,23 +34,27 @@ class EngineHost:
         python: the engine environment's Python.
         model: folder of the model.
         environment: variables under which vLLM runs offline on this machine.
+        model_facts: folder where engines keep what they found out about a model's class. Without it each
+            start asks a further process, which imports all of vLLM for it.
     """
 
     image: str
     python: Path
     model: Path
     environment: Mapping[str, str]
+    model_facts: Path
 
     @classmethod
     def of_this_machine(cls, image: str, model: str = "smollm2-135m", *, threads: int = 1) -> EngineHost:
         """Builds the environment and the model first where they are missing, which takes a minute."""
-        environment = {
-            name: value
-            for name, value in prfaas_setup.engine_env(threads=threads).items()
-            if name not in _LEFT_OUT
-        }
+        prfaas_setup.ensure_served_engine_compiled()
+        variables = prfaas_setup.engine_env(threads=threads)
         return cls(
-            image, Path(prfaas_setup.engine_python()), Path(prfaas_setup.model_path(model)), environment
+            image,
+            Path(prfaas_setup.engine_python()),
+            Path(prfaas_setup.model_path(model)),
+            {name: value for name, value in variables.items() if name not in _LEFT_OUT},
+            Path(variables["VLLM_CACHE_ROOT"]) / "modelinfos",
         )
 
     def folders(self) -> tuple[Path, ...]:
@@ -84,9 +88,11 @@ def pod_template(
         {"name": f"host-{index}", "mountPath": str(folder), "readOnly": True}
         for index, folder in enumerate(folders)
     ]
-    volumes.append({"name": "scratch", "emptyDir": {}})
+    facts = {"path": str(host.model_facts), "type": "DirectoryOrCreate"}
+    volumes += [{"name": "scratch", "emptyDir": {}}, {"name": "model-facts", "hostPath": facts}]
     mounts += [
         {"name": "scratch", "mountPath": _SCRATCH},
+        {"name": "model-facts", "mountPath": f"{_SCRATCH}/vllm/modelinfos"},
         {"name": "scratch", "mountPath": "/tmp", "subPath": "tmp"},  # noqa: S108 - the container's own
     ]
     variables = {**host.environment, "HOME": _SCRATCH, "VLLM_CACHE_ROOT": f"{_SCRATCH}/vllm"}

@@ -60,14 +60,10 @@ def write_image(
         "config": _descriptor(_CONFIG, config),
         "layers": [_descriptor(_LAYER, layer)],
     })  # fmt: skip
-    named = {
-        "org.opencontainers.image.ref.name": reference,
-        "io.containerd.image.name": reference,
-    }
     index = _json({
         "schemaVersion": 2,
         "mediaType": _INDEX,
-        "manifests": [{**_descriptor(_MANIFEST, manifest), "annotations": named}],
+        "manifests": [{**_descriptor(_MANIFEST, manifest), "annotations": _named(reference)}],
     })  # fmt: skip
     partial = archive.with_name(f"{archive.name}.partial")
     with tarfile.open(partial, "w") as tar:
@@ -77,6 +73,24 @@ def write_image(
             _add(tar, f"blobs/sha256/{_digest(blob).removeprefix('sha256:')}", blob)
     partial.replace(archive)
     return _digest(manifest)
+
+
+def copy_image(source: Path, archive: Path, reference: str) -> None:
+    """Write an archive's one image once more, for `ctr images import` to know it by another reference."""
+    with tarfile.open(source) as old, tarfile.open(archive, "w") as new:
+        for member in old:
+            content = old.extractfile(member)
+            if member.name.removeprefix("./") != "index.json":
+                new.addfile(member, content)
+                continue
+            index = json.load(content) if content is not None else {}
+            (manifest,) = index["manifests"]
+            manifest["annotations"] = {**manifest.get("annotations", {}), **_named(reference)}
+            _add(new, "index.json", _json(index))
+
+
+def _named(reference: str) -> dict[str, str]:
+    return {"org.opencontainers.image.ref.name": reference, "io.containerd.image.name": reference}
 
 
 def host_files() -> dict[str, File]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prfaas_setup.engine import engine_env, engine_is_built, ensure_engine
+from prfaas_setup.engine import engine_env, engine_is_built, ensure_engine, ensure_served_engine_compiled
 from prfaas_setup.models import MODELS, Model, ensure_model, model_is_made
 from prfaas_setup.progress import SetupError
 
@@ -19,6 +19,7 @@ __all__ = [
     "engine_env",
     "engine_is_built",
     "engine_python",
+    "ensure_served_engine_compiled",
     "model_is_made",
     "model_path",
 ]

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from prfaas_cluster import engine_pods
 from prfaas_cluster.record import Record
-from tests.e2e.stage import SERVING, Stage, until
+from tests.e2e.older_release import older_chart
+from tests.e2e.stage import DECODE, PREFILL, SERVING, Stage
 
-SUITE_ORDER = ("test_images", "test_fleet", "test_changes", "test_outages", "test_release")
-THRESHOLD_TOKENS = 500
+SUITE_ORDER = (
+    "test_images", "test_fleet", "test_route_modes", "test_scaling", "test_changes", "test_nodes",
+    "test_outages", "test_release",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,10 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stage(real_cluster: Record) -> Iterator[Stage]:
-    """prfaas installed, no pools yet."""
+def stage(real_cluster: Record, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """prfaas installed, no pools yet; the definitions of its kinds are an older version's."""
     prepared = Stage.prepare(real_cluster)
-    prepared.install()
+    prepared.install(older_chart(tmp_path_factory.mktemp("older")))
     prepared.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SERVING}})
     yield prepared
     prepared.kubectl("delete", "namespace", SERVING, "--ignore-not-found", timeout_seconds=180)
@@ -36,18 +38,11 @@ def stage(real_cluster: Record) -> Iterator[Stage]:
 @pytest.fixture(scope="session")
 def fleet(stage: Stage) -> Stage:
     """One prefill engine, two decode engines, a route; the gateway knows all of them."""
-    template = engine_pods.pod_template(stage.host)
-    stage.apply(
-        engine_pods.pool("PrefillPool", "long", SERVING, template, replicas=1),
-        engine_pods.pool("DecodePool", "chat", SERVING, template, replicas=2),
-        engine_pods.route("chat", SERVING, "chat", "long", THRESHOLD_TOKENS),
-    )
-    stage.until_ready("prefillpool", "long", 1)
-    stage.until_ready("decodepool", "chat", 2)
-    until(
-        lambda: stage.condition("prefillroute", "chat", "KVCompatible").get("status") == "True",
-        "the route's pools are compatible",
-    )
+    stage.apply_fleet()
+    stage.scale_decode(2)
+    stage.until_ready("prefillpool", PREFILL, 1)
+    stage.until_ready("decodepool", DECODE, 2)
+    stage.until_compatible()
     return stage
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from prfaas_cluster.bare import cluster as bare
-from tests.e2e.stage import SERVING, Stage, until
+from tests.e2e.stage import Stage, until
 from tests.e2e.traffic import Traffic
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -44,40 +43,6 @@ def test_traffic_flows_while_the_api_server_is_down(fleet: Stage) -> None:
     fleet.until_ready("decodepool", "chat", 2)
 
 
-def test_a_prefill_engine_that_vanishes_costs_no_request(fleet: Stage) -> None:
-    with Traffic(fleet.gateway_url) as traffic:
-        until(lambda: traffic.remote >= 2, "prompts are prefilled elsewhere", within_seconds=120)
-        lost = fleet.pool_pods("PrefillPool", "long")[0]["metadata"]["name"]
-        fleet.kubectl("delete", "pod", lost, f"--namespace={SERVING}", "--grace-period=0", "--force")
-        answered = traffic.answered
-        until(lambda: traffic.answered >= answered + 6, "clients are answered", within_seconds=120)
-        fleet.until_ready("prefillpool", "long", 1)
-        remote = traffic.remote
-        until(lambda: traffic.remote >= remote + 1, "the new engine is used", within_seconds=120)
-    assert traffic.failures == []
-
-
-def test_an_evicted_decode_pod_finishes_its_requests(fleet: Stage) -> None:
-    evicted = fleet.pool_pods("DecodePool", "chat")[0]["metadata"]["name"]
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": evicted, "namespace": SERVING},
-    }
-    with Traffic(fleet.gateway_url) as traffic:
-        until(lambda: traffic.answered >= 3, "clients are answered", within_seconds=120)
-        fleet.kubectl(
-            "create",
-            "--raw",
-            f"/api/v1/namespaces/{SERVING}/pods/{evicted}/eviction",
-            "--filename=-",
-            stdin=json.dumps(eviction),
-        )
-        fleet.until_ready("decodepool", "chat", 2)
-    assert traffic.failures == []
-    assert evicted not in {pod["metadata"]["name"] for pod in fleet.pool_pods("DecodePool", "chat")}
-
-
 def test_without_an_operator_requests_are_answered_and_later_changes_are_made_up_for(fleet: Stage) -> None:
     operator = "deployment/" + next(
         each["metadata"]["name"]
@@ -87,7 +52,7 @@ def test_without_an_operator_requests_are_answered_and_later_changes_are_made_up
     fleet.kubectl("scale", operator, "--replicas=0", "--namespace=prfaas")
     until(lambda: fleet.pods("app.kubernetes.io/component=operator", "prfaas") == [], "the operator is gone")
     with Traffic(fleet.gateway_url) as traffic:
-        fleet.kubectl("scale", "decodepool/chat", "--replicas=1", f"--namespace={SERVING}")
+        fleet.scale_decode(1)
         until(lambda: traffic.answered >= 4, "clients are answered", within_seconds=120)
     assert traffic.failures == []
     assert len(fleet.pool_pods("DecodePool", "chat")) == 2

@@ -18,7 +18,7 @@ from prfaas_lab.prompts import prompt
 ANSWER_SECONDS = 180.0
 WORKERS = 2
 # Between two requests of a worker: engines that load meanwhile share the same cores.
-PAUSE_SECONDS = 0.3
+PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,13 @@ class Answer:
 
 
 def ask(
-    url: str, tokens: int, *, seed: int = 1, max_tokens: int = 8, within_seconds: float = ANSWER_SECONDS
+    url: str,
+    tokens: int,
+    *,
+    seed: int = 1,
+    max_tokens: int = 8,
+    within_seconds: float = ANSWER_SECONDS,
+    request_id: str | None = None,
 ) -> Answer:
     """A greedy, streamed completion of a random prompt; the same prompt for the same `tokens` and `seed`."""
     body = {
@@ -52,7 +58,8 @@ def ask(
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=within_seconds)
     try:
-        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+        headers = {"content-type": "application/json"} | ({"x-request-id": request_id} if request_id else {})
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
         response = connection.getresponse()
         headers = {name.lower(): value for name, value in response.getheaders()}
         if response.status != 200:
@@ -89,7 +96,7 @@ class Traffic:
     Every third prompt is long enough to be prefilled elsewhere.
     """
 
-    def __init__(self, url: str, *, short_tokens: int = 60, long_tokens: int = 700) -> None:
+    def __init__(self, url: str, *, short_tokens: int = 60, long_tokens: int = 600) -> None:
         self._url = url
         self._lengths = (short_tokens, short_tokens, long_tokens)
         self._stop = threading.Event()

@@ -101,6 +101,8 @@ def controller_manager(layout: Layout) -> Flags:
         # Addresses of pods are the nodes' own matter here.
         "allocate-node-cidrs": "false",
         "leader-elect": "false",
+        # 15 s by default, which tests of autoscaling would spend waiting.
+        "horizontal-pod-autoscaler-sync-period": "3s",
         "profiling": "false",
     }
 

@@ -45,6 +45,9 @@ class AccessRecord:
     request_bytes: int = 0
     response_bytes: int = 0
     prepare_seconds: float | None = None
+    waited_seconds: float | None = None
+    predicted_local_seconds: float | None = None
+    predicted_remote_seconds: float | None = None
     first_byte_seconds: float | None = None
     total_seconds: float | None = None
     client_gone: bool = False

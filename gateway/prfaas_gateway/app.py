@@ -13,7 +13,7 @@ from prfaas_gateway.classify import Endpoint
 from prfaas_gateway.errors import GatewayError, unavailable
 from prfaas_gateway.exchange import Exchange
 from prfaas_gateway.services import Services
-from prfaas_gateway.standing import observe, readiness, status
+from prfaas_gateway.standing import observations, observe, readiness, status
 
 _log = logging.getLogger(__name__)
 _LINGER_SECONDS = 1
@@ -53,6 +53,7 @@ def health_app(services: Services) -> web.Application:
     app.router.add_get("/status", health.status)
     app.router.add_get("/metrics", health.metrics)
     app.router.add_get("/v1/regions", health.regions)
+    app.router.add_get("/observations", health.observations)
     return app
 
 
@@ -176,6 +177,10 @@ class _HealthPages:
 
     async def status(self, _: web.Request) -> web.Response:
         return web.json_response(status(self._services))
+
+    async def observations(self, _: web.Request) -> web.Response:
+        """What the operator adds up: see docs/scheduler.md."""
+        return web.json_response(observations(self._services))
 
     async def regions(self, _: web.Request) -> web.Response:
         """How other regions are seen from here; a gateway without a cluster knows none."""

@@ -9,6 +9,7 @@ then.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,8 +140,10 @@ def is_control_header(name: str) -> bool:
     return lowered in _CONTROL_HEADERS or lowered.startswith(_CONTROL_HEADER_PREFIXES)
 
 
-def forwarded_headers(headers: list[tuple[str, str]], drop: str | None = None) -> list[tuple[str, str]]:
-    """Request headers that the decode leg gets: all but control, connection and the ``drop`` header.
+def forwarded_headers(
+    headers: list[tuple[str, str]], drop: Iterable[str | None] = ()
+) -> list[tuple[str, str]]:
+    """Request headers that the decode leg gets: all but control, connection and the ``drop`` headers.
 
     Headers that ``Connection`` names belong to the client's hop and stay here too.
     """
@@ -150,8 +153,7 @@ def forwarded_headers(headers: list[tuple[str, str]], drop: str | None = None) -
         if key.lower() == "connection"
         for name in value.split(",")
     }
-    if drop is not None:
-        named.add(drop.lower())
+    named |= {name.lower() for name in drop if name is not None}
     return [
         (name, value)
         for name, value in headers

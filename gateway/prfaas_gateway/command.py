@@ -26,6 +26,7 @@ from prfaas_gateway.errors import ClusterUnusableError
 from prfaas_gateway.memory import return_large_buffers
 from prfaas_gateway.metrics import Metrics
 from prfaas_gateway.probes import probe_forever
+from prfaas_gateway.scheduler import TICK_SECONDS, Scheduler
 from prfaas_gateway.services import Fleet, ModelRuntime, Services, load_models, static_fleet
 from prfaas_gateway.streams import Budget
 from prfaas_gateway.supervisor import Supervisor
@@ -106,7 +107,10 @@ async def run(
     """
     stop = stop or _stop_on_signals()
     services = build_services(config, models, credentials)
-    tasks = [asyncio.create_task(probe_forever(services), name="probes")]
+    tasks = [
+        asyncio.create_task(probe_forever(services), name="probes"),
+        asyncio.create_task(_tick_forever(services), name="scheduler"),
+    ]
     peers = services.peers
     if config.cluster is not None:
         tasks.append(asyncio.create_task(await _followed(services, config.cluster), name="cluster"))
@@ -136,6 +140,13 @@ async def run(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await close_services(services)
+
+
+async def _tick_forever(services: Services) -> None:
+    """Keep what decisions read up to date. Ends by being cancelled."""
+    while True:
+        services.scheduler.tick(services.fleet.prefillers, services.clock())
+        await asyncio.sleep(TICK_SECONDS)
 
 
 async def _followed(services: Services, settings: Cluster) -> Coroutine[Any, Any, None]:
@@ -200,6 +211,7 @@ def build_services(
         threads=ThreadPoolExecutor(limits.tokenizer_threads, thread_name_prefix="tokenizer"),
         budget=Budget(limits.max_buffered_bytes),
         clock=time.monotonic,
+        scheduler=Scheduler(config, time.monotonic),
     )
     services.fleet = static_fleet(services)
     if config.cluster is not None and config.tls is not None and control is not None:

@@ -12,6 +12,10 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from yarl import URL
 
+from prfaas.capacity import Curve
+from prfaas.routing import Mode
+from prfaas.scheduling import Shed
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 _STOPPING_SECONDS_IN_A_CLUSTER = 5
 Count = Annotated[int, Field(ge=1)]
@@ -80,6 +84,48 @@ class Tls(_Section):
     trust_bundle: Path
 
 
+class AssumedPool(_Section):
+    """A prefill pool that is only thought of. Nothing is sent there."""
+
+    name: Name
+    instances: Annotated[int, Field(ge=1, le=1000)]
+    prefill_points: Annotated[tuple[tuple[float, float], ...], Field(min_length=1, max_length=64)]
+    """Measured prefill times, as pairs of tokens and seconds, shortest first."""
+    gbits_per_second: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """Of the link from there; none means that it never binds."""
+    rtt_seconds: Annotated[float, Field(ge=0, le=10)] = 0
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        Curve.from_points(self.prefill_points)
+        return self
+
+
+class SloClassSettings(_Section):
+    """A kind of traffic, named by a header that a trusted proxy sets."""
+
+    ttft_seconds: Seconds | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    shed: Shed = Shed.LATE
+    """Refuse: answer 429 or 503 at once when the first token is certain to be late. Late: serve it late."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.shed is Shed.REFUSE and self.ttft_seconds is None:
+            raise ValueError("shed: Refuse needs ttft_seconds")
+        return self
+
+
+class Slo(_Section):
+    """Classes of traffic."""
+
+    header: HeaderName | None = None
+    """Set by a trusted proxy; without it, or with a name that is no class, the default holds. It goes no
+    further."""
+    default: Name = "standard"
+    classes: dict[Name, SloClassSettings] = Field(default_factory=dict)
+
+
 class Model(_Section):
     """A model that this gateway serves."""
 
@@ -101,6 +147,15 @@ class Model(_Section):
     """The engines' `--chat-template-content-format`."""
     render_chat: bool = True
     """False for models whose engines do not render with the tokenizer's template: their chats stay local."""
+    adaptive: bool = False
+    """Whether queues, links and caches may move single requests across the threshold."""
+    mode: Mode = Mode.ENFORCE
+    canary_percent: Annotated[float, Field(ge=0, le=100)] = 0
+    ttft_seconds: Seconds | None = None
+    """Objective for the time to the first token: when remote prefill breaks it, everything stays local for a
+    while."""
+    assumed_pools: tuple[AssumedPool, ...] = ()
+    """In mode Observe: prefill pools that are not there yet, to see what they would be worth."""
 
 
 class Peering(_Section):
@@ -123,6 +178,9 @@ class DecodeEngine(_Section):
     models: tuple[Name, ...] = ()
     """Models that it serves; none named means all."""
     max_in_flight: Count = 256
+    max_prefill_tokens: Count = 131_072
+    """Uncached tokens that it is given to prefill at a time; more wait here, where their order is fair. A
+    prompt that is longer is given to an idle engine."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -164,6 +222,8 @@ class Timeouts(_Section):
     retry_within_seconds: Seconds = 10
     """How old a request may be when a failed leg is tried again elsewhere."""
     control_seconds: Seconds = 2
+    waiting_seconds: Seconds = 30
+    """How long a request waits here for a decode engine with room."""
     stopping_seconds: Annotated[float, Field(ge=0, le=300)] | None = None
     """How long to go on serving after a SIGTERM while /readyz says no, so that load balancers learn of it; by
     default 5 in a cluster and 0 elsewhere."""
@@ -185,7 +245,12 @@ class Limits(_Section):
     decode_attempts: Annotated[int, Field(ge=1, le=5)] = 2
     tokenizer_threads: Annotated[int, Field(ge=1, le=64)] = 2
     prefix_index_blocks: Count = 50_000
-    """Blocks remembered per engine; about 100 bytes each."""
+    """Blocks remembered per engine; 24 to 45 bytes each."""
+    all_prefix_index_blocks: Count = 10_000_000
+    """The same for all engines together."""
+    max_waiting: Count = 512
+    """Requests that wait for a decode engine with room; while others wait too, one tenant has half of the
+    places at most."""
     background_tasks: Count = 4096
 
 
@@ -234,7 +299,11 @@ class Config(_Section):
     response_headers: bool = True
     """Whether answers say how they were routed (`x-prfaas-*`)."""
     tenant_header: HeaderName | None = None
-    """A header set by a trusted proxy; it separates tenants in the prefix index and goes no further."""
+    """A header set by a trusted proxy; it separates tenants in the prefix index and in the order in which
+    they are served, and goes no further."""
+    tenant_weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(default_factory=dict)
+    """Shares of tenants that are not like the others, which have 1."""
+    slo: Slo = Slo()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     health: Health = Health()

@@ -11,6 +11,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from prfaas.routing import Decision, Reason, Route
+from prfaas.scheduling import Outcome
+from prfaas_gateway import doorkeeper
 from prfaas_gateway.access_log import AccessRecord
 from prfaas_gateway.attempt import Attempt, PrefillVerdict, RetryRemoteError, Transfer, blame
 from prfaas_gateway.body import answer_headers, forwarded_headers
@@ -18,10 +20,10 @@ from prfaas_gateway.classify import Endpoint
 from prfaas_gateway.control import ControlError, TransferRecord
 from prfaas_gateway.decode_leg import Answer, DecodeError, StreamBrokenError
 from prfaas_gateway.errors import GatewayError, unavailable
-from prfaas_gateway.fleet import Decoder, Pick, pick_decoder
+from prfaas_gateway.fleet import Decoder, Pick
 from prfaas_gateway.intake import Intake, take_in
 from prfaas_gateway.ladder import Bounds, Progress, Step, after_decode_failure, after_prefill_failure
-from prfaas_gateway.placement import other_prefillers, place
+from prfaas_gateway.placement import Placement, other_prefillers, place
 from prfaas_gateway.services import Services
 from prfaas_gateway.streams import Account
 from prfaas_gateway.usage import mentions_cached_tokens, needs_rewrite, rewrite_body, rewrite_events
@@ -45,6 +47,11 @@ class Exchange:
         self._tried_decoders: frozenset[str] = frozenset()
         self._tried_prefillers: frozenset[str] = frozenset()
         self._matched_tokens = 0
+        self._intake: Intake | None = None
+        self._first_placement: Placement | None = None
+        self._route_name = ""
+        self._objective_seconds: float | None = None
+        self._placed_at = started
         self._attempt: Attempt | None = None
         self._transfer_record: TransferRecord | None = None
         self.response: web.StreamResponse | None = None
@@ -89,6 +96,7 @@ class Exchange:
         record.status, record.code = status, code
         record.route, record.reason = self._decision.route.value, self._decision.reason.value
         record.total_seconds = self._age()
+        self._keep_books()
         model = record.model or ""
         metrics.requests.labels(model, record.route, record.reason, code).inc()
         metrics.request_seconds.labels(model, record.route).observe(record.total_seconds)
@@ -99,9 +107,16 @@ class Exchange:
     async def _begin(self, account: Account, held: ExitStack) -> tuple[Answer, Attempt]:
         """An answer that has begun, from one decode engine or the next; ``held`` gets what it occupies."""
         intake = await take_in(self._services, self._request, self._endpoint, account, self.record)
-        pick = self._pick_decoder(intake, self._tried_decoders)
+        self._intake = intake
+        waited_from = self._services.clock()
+        pick = await doorkeeper.turn(
+            self._services, intake, self._request_id, self._age(), self._tried_prefillers
+        )
+        self.record.waited_seconds = self._services.clock() - waited_from
+        room = self._services.scheduler.room
         while pick is not None:
             with ExitStack() as trying:
+                trying.callback(room.wake, intake.model.name)
                 trying.enter_context(pick.engine.request())
                 try:
                     begun = await self._answer(intake, pick, account)
@@ -110,8 +125,6 @@ class Exchange:
                     continue
                 held.push(trying.pop_all())
                 return begun
-        if not any(d.open and d.serves(intake.model.name) for d in self._services.fleet.decoders):
-            raise unavailable("NoDecodeEngine", "no decode engine of this model is ready; try again", 5)
         raise unavailable("DecodeBusy", "every decode engine of this model is busy; try again")
 
     async def _answer(self, intake: Intake, pick: Pick[Decoder], account: Account) -> tuple[Answer, Attempt]:
@@ -120,15 +133,21 @@ class Exchange:
         self.record.decode_attempts += 1
         self.record.decode_engine = decoder.name
         url = URL(decoder.config.url + self._request.rel_url.raw_path_qs, encoded=True)
+        config = self._services.config
         headers = forwarded_headers(
-            list(self._request.headers.items()), drop=self._services.config.tenant_header
+            list(self._request.headers.items()), drop=(config.tenant_header, config.slo.header)
         )
         while True:
             attempt = self._new_attempt(intake, pick, headers)
+            started, alone = self._services.clock(), not decoder.prefill_tokens
+            tokens = doorkeeper.local_tokens(intake, pick)
             try:
-                async with asyncio.timeout(self._seconds_to_first_byte(intake)):
-                    verdict = self._on_prefill_failure(intake, decoder)
-                    answer = await attempt.first_byte(intake, url, account, verdict)
+                with doorkeeper.prefilling(
+                    self._services, intake, decoder, tokens, local=attempt.transfer is None
+                ):
+                    async with asyncio.timeout(self._seconds_to_first_byte(intake)):
+                        verdict = self._on_prefill_failure(intake, decoder)
+                        answer = await attempt.first_byte(intake, url, account, verdict)
             except TimeoutError as error:
                 decoder.engine.failed(self._services.clock())
                 raise unavailable(
@@ -143,6 +162,8 @@ class Exchange:
                 blame(decoder, error, self._services.clock())
                 raise
             self._first_byte()
+            if attempt.transfer is None and alone and answer.events and intake.prompt is not None:
+                self._services.scheduler.paces.observe(decoder.kind, tokens, self._services.clock() - started)
             return answer, attempt
 
     def _new_attempt(self, intake: Intake, pick: Pick[Decoder], headers: list[tuple[str, str]]) -> Attempt:
@@ -158,7 +179,8 @@ class Exchange:
 
     def _plan(self, intake: Intake, pick: Pick[Decoder]) -> Transfer | None:
         services = self._services
-        placement = place(services, intake, pick, self._tried_prefillers, self._request_id)
+        placement = place(services, intake, pick, self._tried_prefillers, self._request_id, self._age())
+        self._note(placement, pick.engine, intake)
         self._matched_tokens = pick.matched_blocks * intake.model.block_tokens
         if intake.prompt is not None:
             self.record.uncached_tokens = placement.prompt.uncached_tokens
@@ -170,7 +192,51 @@ class Exchange:
             return None
         # KV that the decode engine holds is not computed either: the consumer asks only for the rest.
         matched = max(chosen.matched_blocks, pick.matched_blocks)
-        return Transfer.plan(services, intake, pick.engine, chosen.engine, matched)
+        return Transfer.plan(
+            services, intake, pick.engine, chosen.engine, matched, placement.first_kv_seconds
+        )
+
+    def _note(self, placement: Placement, decoder: Decoder, intake: Intake) -> None:
+        """Remember what was first predicted: retries belong to what came of it."""
+        if self._first_placement is not None:
+            return
+        policy = decoder.route(intake.model.name)
+        self._first_placement, self._route_name = placement, policy.name
+        self._placed_at = self._services.clock()
+        slo = intake.slo.ttft_seconds
+        self._objective_seconds = slo if slo is not None else policy.ttft_seconds
+        self.record.predicted_local_seconds = placement.local_seconds
+        if placement.choice is not None:
+            self.record.predicted_remote_seconds = placement.choice.remote_seconds
+
+    def _keep_books(self) -> None:
+        """Tell the route's ledger what came of the request."""
+        placement, intake = self._first_placement, self._intake
+        if placement is None or intake is None or not self._route_name or self.record.client_gone:
+            return
+        first, limit = self.record.first_byte_seconds, self._objective_seconds
+        late = None
+        if limit is not None and self.record.status >= 500:
+            late = True
+        elif limit is not None and first is not None and intake.kind.stream:
+            late = first > limit
+        decision = placement.decision
+        now = self._services.clock()
+        waited = self._placed_at - self._started
+        self._services.scheduler.observations.of(self._route_name, now).count(
+            Outcome(
+                uncached_tokens=placement.prompt.uncached_tokens,
+                worth_it=Route.REMOTE in (decision.route, decision.would_be),
+                remote=decision.route is Route.REMOTE,
+                local_seconds=placement.local_seconds,
+                remote_seconds=placement.choice.remote_seconds if placement.choice is not None else None,
+                local_compute_seconds=placement.local_compute_seconds,
+                remote_compute_seconds=placement.remote_compute_seconds,
+                first_token_seconds=first - waited if first is not None and intake.kind.stream else None,
+                late=late,
+            ),
+            now,
+        )
 
     def _on_prefill_failure(self, intake: Intake, decoder: Decoder) -> PrefillVerdict:
         def verdict(error: ControlError, landed_units: int | None) -> Step:
@@ -225,9 +291,7 @@ class Exchange:
 
     def _pick_decoder(self, intake: Intake, tried: frozenset[str]) -> Pick[Decoder] | None:
         services = self._services
-        return pick_decoder(
-            services.fleet.decoders, intake.model.name, intake.block_hashes, services.clock(), tried
-        )
+        return doorkeeper.pick(services, intake, tried)
 
     async def _relay(self, answer: Answer, attempt: Attempt) -> web.StreamResponse:
         headers = CIMultiDict(answer_headers(answer.headers))

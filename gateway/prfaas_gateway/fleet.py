@@ -5,7 +5,7 @@ State lives in the event loop's thread only. Picking is a function of that state
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -13,10 +13,12 @@ from typing import Generic, Protocol, TypeVar
 from yarl import URL
 
 from prfaas.routing import Mode
+from prfaas.scheduling import Producer
 from prfaas_gateway.config import DecodeEngine, Health, PrefillEngine
 from prfaas_gateway.control import ControlTarget
 from prfaas_gateway.health import FailureScore
-from prfaas_gateway.prefix_index import PrefixIndex
+from prfaas_gateway.paces import PaceBook, queue_seconds
+from prfaas_gateway.prefix_index import Matches, PrefixIndex
 
 _LOAD_SLACK = 8
 """How many more requests an engine with a better prefix may have in flight than the idlest one."""
@@ -64,10 +66,16 @@ class RoutePolicy:
         local_only_until: everything stays local before this time, in seconds since 1970.
         prefill_pools: pools that may prefill, and then only with equal fingerprint; None for every prefill
             engine of the model, as a static configuration has it.
+        adaptive: whether queues and links may move single requests across the threshold.
+        ttft_seconds: the route's objective for the time to the first token, if it has one.
+        assumed: prefill engines that are not there, for Observe to decide with.
     """
 
     threshold_tokens: int | None
     name: str = ""
+    adaptive: bool = False
+    ttft_seconds: float | None = None
+    assumed: tuple[Producer, ...] = ()
     mode: Mode = Mode.ENFORCE
     canary_percent: float = 0
     local_only_until: float | None = None
@@ -109,6 +117,7 @@ class Decoder:
         files: digest of its tokenizer's files, once its sidecar has told.
         restarts: of its pod's containers.
         queued_requests: that wait in the engine, where its sidecar tells.
+        prefill_tokens: uncached tokens that it has been given to prefill itself, and has not yet.
         tokenizer_agrees: per model, once it has been compared.
     """
 
@@ -125,11 +134,17 @@ class Decoder:
     files: str = ""
     restarts: int = 0
     queued_requests: int = 0
+    prefill_tokens: int = 0
 
     @property
     def name(self) -> str:
         """Name in the configuration, or namespace and name of the pod."""
         return self.config.name
+
+    @property
+    def kind(self) -> str:
+        """What engines of equal pace have in common: the pool's identity."""
+        return self.config.identity or self.config.name
 
     @property
     def target(self) -> ControlTarget | None:
@@ -163,6 +178,19 @@ class Decoder:
         finally:
             self.in_flight -= 1
 
+    @contextmanager
+    def prefill(self, tokens: int) -> Iterator[None]:
+        """Counts ``tokens`` as being prefilled by the engine itself."""
+        self.prefill_tokens += tokens
+        try:
+            yield
+        finally:
+            self.prefill_tokens -= tokens
+
+    def has_room(self, tokens: int) -> bool:
+        """Whether it may be given another prompt to prefill: idle any, busy within its window."""
+        return self.prefill_tokens == 0 or self.prefill_tokens + tokens <= self.config.max_prefill_tokens
+
 
 @dataclass(slots=True, eq=False)
 class Prefiller:
@@ -175,6 +203,7 @@ class Prefiller:
         region: the other region that it is in; None for the own one.
         way: the way to that region's gateways.
         told_tokens: prompt tokens that wait or are being computed there, told by that region's gateways.
+        view: the same for the scheduler; `refresh` keeps it up to date.
     """
 
     config: PrefillEngine
@@ -192,6 +221,25 @@ class Prefiller:
     queued_requests: int = 0
     running_requests: int = 0
     told_tokens: int = 0
+    view: Producer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.view = Producer(self.config.name, self.index.slot)
+        self.refresh(None)
+
+    def refresh(self, paces: PaceBook | None) -> None:
+        """Bring the scheduler's view up to date: its queue, and with `paces` its pace."""
+        view = self.view
+        if paces is not None:
+            view.prefill = paces.curve(self.kind)
+        view.most_queued_tokens = self.config.max_in_flight_tokens
+        view.queued_tokens = self.load_tokens
+        view.queue_seconds = queue_seconds(view.prefill, view.queued_tokens)
+
+    @property
+    def kind(self) -> str:
+        """What engines of equal pace have in common: the pool's identity."""
+        return self.config.identity
 
     @property
     def name(self) -> str:
@@ -216,6 +264,7 @@ class Prefiller:
         self.queued_requests = told.queued_requests or 0
         self.running_requests = told.running_requests or 0
         self.told_tokens = told.queued_tokens or 0
+        self.refresh(None)
 
     @property
     def load_tokens(self) -> int:
@@ -235,11 +284,13 @@ class Prefiller:
         """Counts ``tokens`` as being prefilled."""
         self.in_flight += 1
         self.in_flight_tokens += tokens
+        self.refresh(None)
         try:
             yield
         finally:
             self.in_flight -= 1
             self.in_flight_tokens -= tokens
+            self.refresh(None)
 
 
 EngineT = TypeVar("EngineT")
@@ -256,7 +307,7 @@ class Pick(Generic[EngineT]):
 def pick_decoder(
     engines: Iterable[Decoder],
     model: str,
-    hashes: Sequence[int],
+    matches: Matches,
     now: float,
     tried: frozenset[str] = frozenset(),
 ) -> Pick[Decoder] | None:
@@ -278,11 +329,14 @@ def pick_decoder(
         return None
     least = min(engine.in_flight for engine in candidates)
     picks = [
-        Pick(engine, engine.index.matched_blocks(hashes))
+        Pick(engine, matches.of(engine.index))
         for engine in candidates
         if engine.in_flight <= least + _LOAD_SLACK
     ]
-    return max(picks, key=lambda pick: (pick.matched_blocks, -pick.engine.in_flight))
+    # Of equally busy ones with nothing of the prompt, the one with the least to prefill.
+    return max(
+        picks, key=lambda pick: (pick.matched_blocks, -pick.engine.in_flight, -pick.engine.prefill_tokens)
+    )
 
 
 def healthy_prefillers(
@@ -311,33 +365,3 @@ def compatible_prefillers(engines: list[Prefiller], decoder: Decoder, policy: Ro
     if decoder.fingerprint is None:
         return []
     return [engine for engine in engines if engine.fingerprint == decoder.fingerprint]
-
-
-def pick_prefiller(
-    engines: Iterable[Prefiller],
-    model: str,
-    hashes: Sequence[int],
-    tokens: int,
-    block_tokens: int,
-    now: float,
-    tried: frozenset[str] = frozenset(),
-) -> Pick[Prefiller] | None:
-    """The prefill engine that would be done first: its queue plus what it does not hold of this prompt.
-
-    None when none is healthy, untried and below its bound of tokens in flight.
-    """
-    picks = [
-        Pick(engine, engine.index.matched_blocks(hashes))
-        for engine in healthy_prefillers(engines, model, now, tried)
-    ]
-    fitting = [
-        pick
-        for pick in picks
-        if pick.engine.load_tokens == 0
-        or pick.engine.load_tokens + tokens <= pick.engine.config.max_in_flight_tokens
-    ]
-    if not fitting:
-        return None
-    return min(
-        fitting, key=lambda pick: pick.engine.load_tokens + tokens - pick.matched_blocks * block_tokens
-    )

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from prfaas.routing import Reason
+from prfaas.scheduling import SloClass
 from prfaas_gateway.access_log import AccessRecord
 from prfaas_gateway.body import Body, read_body, too_large
 from prfaas_gateway.classify import Endpoint, Kind, classify
 from prfaas_gateway.errors import GatewayError, bad_request, unavailable
-from prfaas_gateway.prefix_index import Scope
-from prfaas_gateway.prompt import Prepared, PreparedPrompt, PromptMaker, Unrenderable
+from prfaas_gateway.prefix_index import Matches, Scope
+from prfaas_gateway.prompt import Prepared, PreparedPrompt, PromptMaker, ShortPrompt, Unrenderable
 from prfaas_gateway.services import ModelRuntime, Services
 from prfaas_gateway.streams import Account, TooMuchError, read_all
 
@@ -28,6 +29,8 @@ class Intake:
     Attributes:
         prepared: the prompt, or None when nobody needs its tokens.
         stays_local: why it is never remote, or None.
+        matches: what engines are believed to hold of it.
+        tenant, slo: whose it is, and of which class.
     """
 
     kind: Kind
@@ -35,11 +38,23 @@ class Intake:
     model: ModelRuntime
     prepared: Prepared | None
     stays_local: Reason | None
+    matches: Matches
+    tenant: str
+    slo: SloClass
 
     @property
     def prompt(self) -> PreparedPrompt | None:
         """The prompt if its tokens are known."""
         return self.prepared if isinstance(self.prepared, PreparedPrompt) else None
+
+    @property
+    def most_tokens(self) -> int:
+        """Its length, or an upper bound: a token has at least one byte. What JSON adds is not counted off."""
+        if isinstance(self.prepared, PreparedPrompt):
+            return self.prepared.tokens
+        if isinstance(self.prepared, ShortPrompt):
+            return self.prepared.most_tokens
+        return len(self.body.raw)
 
     @property
     def block_hashes(self) -> tuple[int, ...]:
@@ -76,7 +91,18 @@ async def take_in(
             prepared = await _prepare(services, request, kind, body, model.name, model.maker, record)
         if isinstance(prepared, Unrenderable):
             stays_local = Reason.RENDERING
-    intake = Intake(kind, body.without("prompt", "messages"), model, prepared, stays_local)
+    hashes = prepared.block_hashes if isinstance(prepared, PreparedPrompt) else ()
+    config = services.config
+    intake = Intake(
+        kind,
+        body.without("prompt", "messages"),
+        model,
+        prepared,
+        stays_local,
+        Matches(hashes),
+        _header(request, config.tenant_header),
+        services.scheduler.slo_class(_header(request, config.slo.header)),
+    )
     if intake.prompt is not None:
         record.prompt_tokens = intake.prompt.tokens
         _check_length(intake.prompt.tokens, model)
@@ -128,7 +154,8 @@ def _tokens_matter(services: Services, model: ModelRuntime) -> bool:
         and services.control is not None
         and any(engine.serves(model.name) for engine in services.fleet.prefillers)
     )
-    return remote or sum(engine.serves(model.name) for engine in services.fleet.decoders) > 1
+    shadow = any(engine.route(model.name).assumed for engine in services.fleet.decoders)
+    return remote or shadow or sum(engine.serves(model.name) for engine in services.fleet.decoders) > 1
 
 
 async def _prepare(
@@ -140,9 +167,7 @@ async def _prepare(
     maker: PromptMaker,
     record: AccessRecord,
 ) -> Prepared:
-    header = services.config.tenant_header
-    tenant = request.headers.get(header, "") if header else ""
-    scope = Scope(model, "", kind.cache_salt, tenant)
+    scope = Scope(model, "", kind.cache_salt, _header(request, services.config.tenant_header))
     started = services.clock()
     try:
         if len(body.raw) <= _INLINE_BYTES:
@@ -155,6 +180,10 @@ async def _prepare(
     finally:
         record.prepare_seconds = services.clock() - started
         services.metrics.prepare_seconds.observe(record.prepare_seconds)
+
+
+def _header(request: web.Request, name: str | None) -> str:
+    return request.headers.get(name, "") if name else ""
 
 
 def _check_length(tokens: int, model: ModelRuntime) -> None:

@@ -80,6 +80,42 @@ class Metrics:
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
             registry=r,
         )
+        self.refused = Counter(
+            name("refused"),
+            "Requests turned away before anything was done for them",
+            ("model", "slo_class", "code"),
+            registry=r,
+        )
+        self.waiting = Gauge(
+            name("waiting"), "Requests that wait for a decode engine with room", ("model",), registry=r
+        )
+        self.fallen_back = Gauge(
+            name("fallen_back"),
+            "1 while a route keeps everything local because remote prefill broke its objective",
+            ("route",),
+            registry=r,
+        )
+        self.link_scarce = Gauge(
+            name("link_scarce"),
+            "1 while the bandwidth from a region counts as scarce",
+            ("source",),
+            registry=r,
+        )
+        self.link_threshold_factor = Gauge(
+            name("link_threshold_factor"),
+            "What the threshold is multiplied with because of a full link",
+            ("source",),
+            registry=r,
+        )
+        self.decision_seconds = Histogram(
+            name("decision_seconds"),
+            "Deciding where a prompt is prefilled, hashing not counted",
+            buckets=(2.5e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3),
+            registry=r,
+        )
+        self.index_bytes = Gauge(
+            name("prefix_index_bytes"), "Memory of the prefix index of all engines", registry=r
+        )
         self.in_flight = Gauge(name("in_flight"), "Requests being served", registry=r)
         self.buffered_bytes = Gauge(name("buffered_bytes"), "Bodies held in memory", registry=r)
         self.background_jobs = Gauge(name("background_jobs"), "Jobs that outlive their request", registry=r)

@@ -1,19 +1,19 @@
-"""Which prompt prefixes an engine probably still holds: a bounded, least-recently-used set of block hashes.
+"""Which prompt prefixes an engine probably still holds.
 
-An approximation on purpose: it is filled from what the gateway sent, not from what the engine kept. A wrong
-guess costs time, never correctness.
+An approximation on purpose: it is filled from what the gateway sent, or from what the engine tells of its
+cache where it does. A wrong guess costs time, never correctness.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import xxhash
 
 from prfaas.prompt_digest import little_endian
+from prfaas.scheduling import BlockIndex
 
 _SEED_SEPARATOR = b"\0"
 
@@ -50,39 +50,64 @@ def block_hashes(ids: array[int], block_tokens: int, scope: Scope) -> tuple[int,
 
 
 class PrefixIndex:
-    """Block hashes of one engine. Holds at most ``capacity_blocks``."""
+    """Block hashes of one engine, in a table that it may share with others.
 
-    def __init__(self, capacity_blocks: int) -> None:
-        self._capacity_blocks = capacity_blocks
-        self._blocks: OrderedDict[int, None] = OrderedDict()
+    Args:
+        capacity_blocks: that the engine is believed to keep.
+        shared: the table; None for one of its own.
+    """
+
+    def __init__(self, capacity_blocks: int, shared: BlockIndex | None = None) -> None:
+        self.shared = shared if shared is not None else BlockIndex(capacity_blocks)
+        self.slot = self.shared.register(capacity_blocks)
+        self._closed = False
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return 0 if self._closed else self.shared.held_blocks(self.slot)
 
     def matched_blocks(self, hashes: Sequence[int]) -> int:
         """Length of the longest known prefix, in blocks. Does not count as a use."""
-        for count, block in enumerate(hashes):
-            if block not in self._blocks:
-                return count
-        return len(hashes)
+        return self.shared.matched_blocks(self.slot, hashes)
 
     def add(self, hashes: Sequence[int]) -> None:
-        """Remember a prompt that the engine has just computed or reused.
+        """Remember a prompt that the engine has just computed or reused."""
+        if not self._closed:
+            self.shared.add(self.slot, hashes)
 
-        The start of a prompt counts as more recently used than its end: a prefix without its beginning is
-        worth nothing, so the end is forgotten first.
-        """
-        kept = hashes[: self._capacity_blocks]
-        for block in reversed(kept):
-            self._blocks[block] = None
-            self._blocks.move_to_end(block)
-        while len(self._blocks) > self._capacity_blocks:
-            self._blocks.popitem(last=False)
+    def discard(self, hashes: Iterable[int]) -> None:
+        """The engine has dropped these blocks."""
+        if not self._closed:
+            self.shared.discard(self.slot, hashes)
 
     def forget(self) -> None:
         """The engine's cache is gone."""
-        self._blocks.clear()
+        if not self._closed:
+            self.shared.forget(self.slot)
 
-    def blocks(self) -> Iterable[int]:
-        """What is remembered, least recently used first."""
-        return tuple(self._blocks)
+    def close(self) -> None:
+        """The engine is gone; a request that still holds it may add what nobody will look for."""
+        self._closed = True
+        self.shared.unregister(self.slot)
+
+
+class Matches:
+    """What each engine is believed to hold of one prompt: one look at each table, when first asked."""
+
+    __slots__ = ("_hashes", "_of")
+
+    def __init__(self, hashes: Sequence[int]) -> None:
+        self._hashes = hashes
+        self._of: dict[int, dict[int, int]] = {}
+
+    def of(self, index: PrefixIndex) -> int:
+        """Blocks of the longest known prefix."""
+        return self.by_slot(index.shared).get(index.slot, 0)
+
+    def by_slot(self, shared: BlockIndex) -> dict[int, int]:
+        """Blocks of all who hold anything, by slot."""
+        if not self._hashes:
+            return {}
+        found = self._of.get(id(shared))
+        if found is None:
+            found = self._of[id(shared)] = shared.matches(self._hashes)
+        return found

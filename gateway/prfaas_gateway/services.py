@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prfaas.scheduling import WireSize
 from prfaas_gateway.chat_template import load_chat_template
-from prfaas_gateway.config import Config, DecodeEngine, PrefillEngine
+from prfaas_gateway.config import Config, DecodeEngine, Model, PrefillEngine
 from prfaas_gateway.control import ControlClient
 from prfaas_gateway.decode_leg import DecodeClient
 from prfaas_gateway.engine_report import EngineReport
@@ -18,6 +19,7 @@ from prfaas_gateway.fleet import Decoder, Member, Prefiller, RoutePolicy
 from prfaas_gateway.metrics import Metrics
 from prfaas_gateway.prefix_index import PrefixIndex
 from prfaas_gateway.prompt import PromptMaker
+from prfaas_gateway.scheduler import Scheduler, assumed_producers
 from prfaas_gateway.streams import Budget
 from prfaas_gateway.supervisor import Supervisor
 from prfaas_gateway.tls import Credentials
@@ -37,6 +39,7 @@ class ModelRuntime:
         maker: None while the tokenizer has not come yet.
         files: digest of the tokenizer's files where they come from engines.
         threshold_tokens: prompts up to this length need not be tokenised.
+        wire: what its KV takes on a link; None while nobody has measured.
     """
 
     name: str
@@ -46,6 +49,7 @@ class ModelRuntime:
     maker: PromptMaker | None
     files: str = ""
     threshold_tokens: int = 0
+    wire: WireSize | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +102,7 @@ class Services:
     threads: ThreadPoolExecutor
     budget: Budget
     clock: Callable[[], float]
+    scheduler: Scheduler
     wall_clock: Callable[[], float] = time.time
     cluster: ClusterView | None = None
     peers: Peers | None = None
@@ -124,7 +129,7 @@ class Services:
         return Prefiller(engine, Member(self.config.health), self._index())
 
     def _index(self) -> PrefixIndex:
-        return PrefixIndex(self.config.limits.prefix_index_blocks)
+        return PrefixIndex(self.config.limits.prefix_index_blocks, self.scheduler.blocks)
 
 
 def load_models(config: Config) -> dict[str, ModelRuntime]:
@@ -147,10 +152,23 @@ def load_models(config: Config) -> dict[str, ModelRuntime]:
     return models
 
 
+def static_policy(model: Model) -> RoutePolicy:
+    """What a static configuration says of a model's prompts."""
+    return RoutePolicy(
+        threshold_tokens=model.threshold_tokens,
+        name=model.name,
+        mode=model.mode,
+        canary_percent=model.canary_percent,
+        adaptive=model.adaptive,
+        ttft_seconds=model.ttft_seconds,
+        assumed=tuple(producer for pool in model.assumed_pools for producer in assumed_producers(pool)),
+    )
+
+
 def static_fleet(services: Services) -> Fleet:
     """Engines as configured, nothing known of them yet."""
     config = services.config
-    policies = {model.name: RoutePolicy(model.threshold_tokens) for model in config.models}
+    policies = {model.name: static_policy(model) for model in config.models}
     decoders = [services.new_decoder(engine) for engine in config.decode_engines]
     for decoder in decoders:
         decoder.routes = {name: policy for name, policy in policies.items() if decoder.serves(name)}

@@ -54,14 +54,46 @@ def observe(services: Services) -> None:
             metrics.of_engine(metrics.tokenizer_agrees, decoder.name, model).set(agrees)
     for prefiller in services.fleet.prefillers:
         metrics.of_engine(metrics.engine_healthy, prefiller.name, "sidecar").set(
-            prefiller.open and prefiller.sidecar.healthy(now)
+            prefiller.open and prefiller.healthy(now)
         )
-        metrics.of_engine(metrics.engine_load, prefiller.name).set(prefiller.in_flight_tokens)
+        metrics.of_engine(metrics.engine_load, prefiller.name).set(prefiller.load_tokens)
         metrics.of_engine(metrics.prefix_index_blocks, prefiller.name).set(len(prefiller.index))
     # A request that ends after its engine has left is counted once more.
     metrics.forget_engines_but({engine.name for engine in services.fleet.engines()})
+    _observe_scheduler(services, now)
     if services.cluster is not None:
         services.cluster.observe(metrics)
+    if services.peers is not None:
+        services.peers.observe(metrics)
+
+
+def _observe_scheduler(services: Services, now: float) -> None:
+    metrics, scheduler = services.metrics, services.scheduler
+    metrics.index_bytes.set(scheduler.blocks.size_bytes)
+    for runtime in services.runtimes():
+        metrics.waiting.labels(runtime.name).set(scheduler.room.waiting(runtime.name))
+    metrics.fallen_back.clear()
+    for name, ledger in scheduler.observations.items():
+        metrics.fallen_back.labels(name).set(ledger.guard.fallen(now))
+    metrics.link_scarce.clear()
+    metrics.link_threshold_factor.clear()
+    for source, regime in scheduler.links.regimes().items():
+        metrics.link_scarce.labels(source).set(regime.scarce)
+        metrics.link_threshold_factor.labels(source).set(regime.threshold_factor)
+
+
+def observations(services: Services) -> dict[str, Any]:
+    """What was counted of each route, what paces were learned and how links stand; no single request."""
+    now, scheduler = services.clock(), services.scheduler
+    return {
+        **scheduler.observations.to_document(now),
+        "region": services.config.region,
+        "prefill": scheduler.paces.points(),
+        "links": {
+            source: {"scarce": regime.scarce, "threshold_factor": regime.threshold_factor}
+            for source, regime in scheduler.links.regimes().items()
+        },
+    }
 
 
 def status(services: Services) -> dict[str, Any]:
@@ -116,7 +148,9 @@ def _prefiller(prefiller: Prefiller, now: float) -> dict[str, Any]:
         "models": list(prefiller.config.models),
         "pool": prefiller.pool,
         "open": prefiller.open,
-        "sidecar_healthy": prefiller.sidecar.healthy(now),
+        "sidecar_healthy": prefiller.healthy(now),
+        "region": prefiller.region,
         "in_flight_tokens": prefiller.in_flight_tokens,
+        "load_tokens": prefiller.load_tokens,
         "fingerprint": prefiller.fingerprint,
     }

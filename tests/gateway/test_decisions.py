@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prfaas.scheduling import BlockIndex, DecodeSide, Rule, Work, schedule
 from prfaas_gateway.config import DecodeEngine, Health, PrefillEngine
-from prfaas_gateway.fleet import Decoder, Member, Prefiller, pick_decoder, pick_prefiller
+from prfaas_gateway.fleet import Decoder, Member, Prefiller, healthy_prefillers, pick_decoder
 from prfaas_gateway.health import FailureScore
 from prfaas_gateway.ladder import Bounds, Progress, Step, after_decode_failure, after_prefill_failure
-from prfaas_gateway.prefix_index import PrefixIndex
+from prfaas_gateway.prefix_index import Matches, PrefixIndex
 
 BOUNDS = Bounds(remote_attempts=2, decode_attempts=2, retry_within_seconds=10)
 FRESH = Progress(remote_attempts=1, decode_attempts=1, age_seconds=0.5)
@@ -107,7 +108,13 @@ def decoder(name: str, matched: int = 0, in_flight: int = 0, **fields: object) -
     return made
 
 
-def prefiller(name: str, matched: int = 0, in_flight_tokens: int = 0, **fields: object) -> Prefiller:
+def prefiller(
+    name: str,
+    matched: int = 0,
+    in_flight_tokens: int = 0,
+    table: BlockIndex | None = None,
+    **fields: object,
+) -> Prefiller:
     """A prefill engine likewise."""
     config = PrefillEngine.model_validate(
         {
@@ -118,7 +125,7 @@ def prefiller(name: str, matched: int = 0, in_flight_tokens: int = 0, **fields: 
             **fields,
         }
     )
-    made = Prefiller(config, Member(HEALTH), PrefixIndex(100), in_flight_tokens=in_flight_tokens)
+    made = Prefiller(config, Member(HEALTH), PrefixIndex(100, table), in_flight_tokens=in_flight_tokens)
     made.index.add(range(matched))
     return made
 
@@ -158,43 +165,56 @@ BLOCKS = tuple(range(10))
     ],
 )
 def test_which_decode_engine(engines: list[Decoder], expected: str | None) -> None:
-    pick = pick_decoder(engines, "m", BLOCKS, now=0)
+    pick = pick_decoder(engines, "m", Matches(BLOCKS), now=0)
     assert (pick.engine.name if pick else None) == expected
 
 
 def test_an_unhealthy_decode_engine_is_the_last_resort() -> None:
     ill, well = decoder("ill", matched=9), decoder("well")
     unhealthy(ill.engine)
-    first = pick_decoder([ill, well], "m", BLOCKS, now=0)
-    only = pick_decoder([ill], "m", BLOCKS, now=0)
+    first = pick_decoder([ill, well], "m", Matches(BLOCKS), now=0)
+    only = pick_decoder([ill], "m", Matches(BLOCKS), now=0)
     assert first is not None
     assert first.engine is well
     assert only is not None
     assert only.engine is ill
-    assert pick_decoder([ill, well], "m", BLOCKS, now=0, tried=frozenset({"ill", "well"})) is None
+    assert pick_decoder([ill, well], "m", Matches(BLOCKS), now=0, tried=frozenset({"ill", "well"})) is None
+
+
+def choose(engines: list[Prefiller], now: float = 0) -> str | None:
+    """The prefill engine that the scheduler takes for a prompt of ten blocks; no pace is known of any."""
+    healthy = healthy_prefillers(engines, "m", now)
+    matches = {each.view.slot: each.index.matched_blocks(BLOCKS) * 16 for each in healthy}
+    views = [each.view for each in healthy]
+    choice = schedule(Work(160), DecodeSide(0), views, matches, Rule(0))
+    return choice.producer.name if choice.producer else None
 
 
 @pytest.mark.parametrize(
     ("engines", "expected"),
     [
-        ([prefiller("a", in_flight_tokens=10), prefiller("b")], "b"),
-        ([prefiller("a", matched=5), prefiller("b")], "a"),
-        ([prefiller("a", matched=5, in_flight_tokens=81), prefiller("b")], "b"),
-        ([prefiller("a", in_flight_tokens=950, max_in_flight_tokens=1000)], None),
-        ([prefiller("a", max_in_flight_tokens=1)], "a"),
+        ([("a", 0, 10), ("b", 0, 0)], "b"),
+        ([("a", 5, 0), ("b", 0, 0)], "a"),
+        ([("a", 5, 81), ("b", 0, 0)], "b"),
+        ([("a", 0, 950, 1000)], None),
+        ([("a", 0, 0, 1)], "a"),
         ([], None),
     ],
     ids=["idlest", "prefix", "prefix-with-a-longer-queue", "full", "a-single-long-prompt", "none"],
 )
-def test_which_prefill_engine(engines: list[Prefiller], expected: str | None) -> None:
-    pick = pick_prefiller(engines, "m", BLOCKS, tokens=160, block_tokens=16, now=0)
-    assert (pick.engine.name if pick else None) == expected
+def test_which_prefill_engine(engines: list[tuple[str, int, int, int]], expected: str | None) -> None:
+    table = BlockIndex(1000)
+    made = []
+    for name, matched, in_flight_tokens, *most in engines:
+        fields = {"max_in_flight_tokens": most[0]} if most else {}
+        made.append(prefiller(name, matched, in_flight_tokens, table, **fields))
+    assert choose(made) == expected
 
 
 def test_an_unhealthy_prefill_engine_is_never_asked() -> None:
     ill = prefiller("ill")
     unhealthy(ill.sidecar)
-    assert pick_prefiller([ill], "m", BLOCKS, 160, 16, now=0) is None
-    assert pick_prefiller([ill], "m", BLOCKS, 160, 16, now=100) is not None
+    assert choose([ill]) is None
+    assert choose([ill], now=100) == "ill"
     ill.sidecar.reachable = False
-    assert pick_prefiller([ill], "m", BLOCKS, 160, 16, now=100) is None
+    assert choose([ill], now=100) is None

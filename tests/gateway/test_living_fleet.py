@@ -23,6 +23,7 @@ from prfaas_gateway.config import Config
 from prfaas_gateway.fleet import Decoder, Pick, compatible_prefillers, healthy_prefillers, pick_decoder
 from prfaas_gateway.intake import Intake
 from prfaas_gateway.placement import place
+from prfaas_gateway.prefix_index import Matches
 from prfaas_gateway.prompt import ShortPrompt
 from prfaas_gateway.services import ModelRuntime, Services
 from prfaas_gateway.standing import observe
@@ -116,7 +117,7 @@ async def test_whatever_name_the_api_takes_for_a_model_is_served(services: Servi
     pools = pools_of(snapshot(model=model))
     pods = [pod("a"), pod("b", "long", "PrefillPool", ip="2001:db8::1")]
     apply(services, desired_fleet(pools, pods, {"uid-a": report(), "uid-b": report()}))
-    assert pick_decoder(services.fleet.decoders, model, (), now=0) is not None
+    assert pick_decoder(services.fleet.decoders, model, Matches(()), now=0) is not None
     assert healthy_prefillers(services.fleet.prefillers, model, 0)
     assert services.fleet.prefillers[0].target.url.host == "2001:db8::1"
 
@@ -128,7 +129,7 @@ async def test_a_member_that_stays_keeps_its_counters_index_and_requests(service
     with decoder.request():
         apply(services, desired_fleet(POOLS, [pod("a", ready=False)], {}))
         assert only_decoder(services) is decoder
-        assert pick_decoder(services.fleet.decoders, "chat", (), now=0) is None
+        assert pick_decoder(services.fleet.decoders, "chat", Matches(()), now=0) is None
         apply(services, desired_fleet(POOLS, [pod("a")], {}))
         assert only_decoder(services).in_flight == 1
         assert len(decoder.index) == 3

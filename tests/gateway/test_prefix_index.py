@@ -1,14 +1,14 @@
-"""The prefix index against a model of it."""
+"""Hashes of prompts' blocks, and an engine's part in the index (tests/core has the index itself)."""
 
 from __future__ import annotations
 
 from array import array
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from prfaas_gateway.prefix_index import PrefixIndex, Scope, block_hashes
+from prfaas.scheduling import BlockIndex
+from prfaas_gateway.prefix_index import Matches, PrefixIndex, Scope, block_hashes
 
 BLOCK = 2
 SCOPE = Scope("m")
@@ -44,57 +44,33 @@ def test_scopes_share_nothing(one: tuple[str, ...], other: tuple[str, ...]) -> N
     assert same == (one == other)
 
 
-class Index(RuleBasedStateMachine):
-    """Remembers prompts in order of use; the index must know what the newest of them cover."""
-
-    capacity = 12
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.index = PrefixIndex(self.capacity)
-        self.used: list[list[int]] = []
-
-    @rule(prompt=PROMPTS)
-    def add(self, prompt: list[int]) -> None:
-        """A prompt was sent to the engine."""
-        self.index.add(hashes(prompt))
-        self.used.append(prompt)
-
-    @rule()
-    def forget(self) -> None:
-        """The engine was started anew."""
-        self.index.forget()
-        self.used.clear()
-
-    @rule(prompt=PROMPTS)
-    def match(self, prompt: list[int]) -> None:
-        """Never claims a block that no remembered prompt had, whatever was evicted."""
-        found = self.index.matched_blocks(hashes(prompt))
-        known = {block for used in self.used for block in hashes(used)}
-        assert set(hashes(prompt)[:found]) <= known
-
-    @invariant()
-    def bounded(self) -> None:
-        """The capacity holds."""
-        assert len(self.index) <= self.capacity
-
-    @invariant()
-    def newest_is_known_whole(self) -> None:
-        """What was just used is found, up to the capacity."""
-        if self.used:
-            newest = hashes(self.used[-1])
-            assert self.index.matched_blocks(newest) == min(len(newest), self.capacity)
-
-    @invariant()
-    def no_block_without_its_beginning(self) -> None:
-        """Evicting starts at the ends of prompts: every block kept can be reached from a first block."""
-        kept = set(self.index.blocks())
-        reachable: set[int] = set()
-        for used in self.used:
-            chain = hashes(used)
-            reachable |= set(chain[: self.index.matched_blocks(chain)])
-        assert kept <= reachable
+def test_engines_of_one_table_know_their_own() -> None:
+    table = BlockIndex(1000)
+    one, other = PrefixIndex(100, table), PrefixIndex(100, table)
+    prompt = hashes([1, 2, 3, 4, 5, 6])
+    one.add(prompt)
+    other.add(prompt[:1])
+    matches = Matches(prompt)
+    assert (matches.of(one), matches.of(other)) == (3, 1)
+    assert (len(one), len(other)) == (3, 1)
+    one.discard(prompt[2:])
+    assert one.matched_blocks(prompt) == 2
+    other.forget()
+    assert Matches(prompt).by_slot(table) == {one.slot: 2}
 
 
-TestIndex = Index.TestCase
-TestIndex.settings = settings(max_examples=60, stateful_step_count=25)
+def test_an_engine_that_is_gone_takes_its_part_along() -> None:
+    table = BlockIndex(1000)
+    gone = PrefixIndex(100, table)
+    prompt = hashes([1, 2, 3, 4])
+    gone.add(prompt)
+    gone.close()
+    gone.add(prompt)
+    gone.discard(prompt)
+    gone.forget()
+    assert Matches(prompt).by_slot(table) == {}
+    assert len(gone) == 0
+
+
+def test_nothing_matches_no_prompt() -> None:
+    assert Matches(()).of(PrefixIndex(10)) == 0

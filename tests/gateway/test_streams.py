@@ -138,7 +138,7 @@ def test_headers_of_the_clients_hop_stay_here() -> None:
         ("Cookie", "a"),
         ("Cookie", "b"),
     ]
-    assert forwarded_headers(headers, drop="x-tenant") == [
+    assert forwarded_headers(headers, drop=("x-tenant",)) == [
         ("User-Agent", "me"),
         ("Cookie", "a"),
         ("Cookie", "b"),

@@ -73,6 +73,7 @@ def apply(services: Services, desired: Desired) -> Applied:
     fleet.prefillers = tuple(sorted(new_prefillers, key=lambda prefiller: hash(prefiller.uid)))
     for member in gone:
         member.open = False
+        member.index.close()
         removed.append(member.name)
         services.metrics.forget_engine(member.name)
     return Applied(tuple(added), tuple(removed), tuple(to_ask))

@@ -42,6 +42,7 @@ def _doctor(_: argparse.Namespace) -> None:
 
 def _system(_: argparse.Namespace) -> None:
     system.ensure_if_possible(system.NETWORK_NEEDS, "emulated regions in network namespaces")
+    system.ensure_if_possible(system.PROXY_NEEDS, "the tests of the proxy for KV")
 
 
 def _bench_system(_: argparse.Namespace) -> None:

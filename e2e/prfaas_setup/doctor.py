@@ -20,6 +20,7 @@ def report() -> Iterator[str]:
         "engine": system.ENGINE_NEEDS,
         "network": system.NETWORK_NEEDS,
         "clusters": system.CLUSTER_NEEDS,
+        "proxy": system.PROXY_NEEDS,
         "bench": system.BENCH_NEEDS,
         "downloads": (system.CERTIFICATES,),
     }

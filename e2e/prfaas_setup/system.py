@@ -71,6 +71,7 @@ CLUSTER_NEEDS = (
     Need("the conntrack command", "conntrack", _command("conntrack")),
     Need("the sysctl command", "procps", _command("sysctl")),
 )
+PROXY_NEEDS = (Need("the haproxy command", "haproxy", _command("haproxy")),)
 BENCH_NEEDS = (Need("the iperf3 command", "iperf3", _command("iperf3")),)
 
 

@@ -25,7 +25,7 @@ from tests.sidecar.fake_engine import FakeEngine
 PRODUCER = "spiffe://test/region/us/ns/default/pool/PrefillPool/long"
 CONSUMER = "spiffe://test/region/eu/ns/default/pool/DecodePool/chat"
 GATEWAY = "spiffe://test/region/eu/ns/default/gateway/main"
-_START_SECONDS = 20.0
+_START_SECONDS = 40.0
 
 
 @dataclass

@@ -18,6 +18,12 @@ Tag = Annotated[str, StringConstraints(pattern=r"^([a-z0-9_][a-z0-9._-]{0,127})?
 Duration = Annotated[str, StringConstraints(pattern=r"^[0-9]+(ms|s|m|h)$")]
 Header = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9-]{1,64})?$")]
 SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+AccountName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=317
+    ),
+]
 Cidr = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Level = Literal["debug", "info", "warning", "error"]
@@ -178,6 +184,118 @@ class Gateway(Scheduling):
     pod_disruption_budget: Budget = Field(default=Budget(), description="Budget of the gateways' pods.")
 
 
+class AdmissionPolicy(Section):
+    enabled: bool = Field(
+        default=True,
+        description="With source Hub: a ValidatingAdmissionPolicy that refuses what a hub must not do here, "
+        "whoever tries it in the hub's name.",
+    )
+
+
+class Federation(Section):
+    """This cluster among others (docs/federation.md)."""
+
+    source: Literal["Local", "Hub"] = Field(
+        default="Local",
+        description="Where what is wanted comes from. Local: from this cluster's own API server, by kubectl "
+        "or Git. Hub: it is mirrored from another cluster (prfaas federation join).",
+    )
+    cluster: Name = Field(
+        default="",
+        description="Name of this cluster; the region's when empty. Needed where a region has several.",
+    )
+    hub_secret: SecretName = Field(
+        default="prfaas-hub",
+        description="Secret with the way to the hub, key kubeconfig; prfaas federation join makes it.",
+    )
+    hub_namespace: Name = Field(
+        default="",
+        description="Namespace of the hub's operator; what the kubeconfig's context says when empty.",
+    )
+    allowed_namespaces: list[Namespace] = Field(
+        default=[],
+        max_length=256,
+        json_schema_extra={"uniqueItems": True},
+        description="Namespaces that the hub may write into. They have to exist here.",
+    )
+    allowed_service_accounts: list[AccountName] = Field(
+        default=[],
+        max_length=64,
+        json_schema_extra={"uniqueItems": True},
+        description="Service accounts that mirrored pods may use beside default: NAME or NAMESPACE/NAME.",
+    )
+    host_ports: list[Port] = Field(
+        default=[],
+        max_length=2,
+        description="First and last port of nodes that pools may use with reach HostPort. None when empty. "
+        "Their namespaces need the Pod Security level privileged.",
+    )
+    kv_proxy_address: str = Field(
+        default="",
+        max_length=261,
+        pattern=r"^(.+:[0-9]{1,5})?$",
+        description="host:port under which other regions find this region's proxy for KV, for pools with "
+        "reach Passthrough.",
+    )
+    admission_policy: AdmissionPolicy = Field(
+        default=AdmissionPolicy(), description="Rules for mirrored objects at the API server."
+    )
+
+
+class ProxyService(Section):
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        default="LoadBalancer", description="Type."
+    )
+    port: Port = Field(default=7411, description="Port that sidecars of other regions dial.")
+    annotations: Labels = Field(default={}, description="Annotations.")
+
+
+class KvProxy(Section):
+    """The region's L4 proxy for KV, for pools with reach Passthrough."""
+
+    enabled: bool = Field(
+        default=False,
+        description="Run a proxy (HAProxy) through which other regions reach pools with reach Passthrough. "
+        "federation.kvProxyAddress tells how they find it.",
+    )
+    image: str = Field(
+        default="docker.io/library/haproxy:3.2-alpine",
+        min_length=1,
+        max_length=512,
+        description="Reference of an HAProxy image, 2.6 or later; by digest where it must not change by "
+        "itself.",
+    )
+    pod_networks: list[Cidr] = Field(
+        default=[],
+        max_length=64,
+        json_schema_extra={"uniqueItems": True},
+        description="The cluster's pod networks. Other addresses are refused: the proxy leads nowhere else.",
+    )
+    replicas: int = Field(default=2, ge=0, le=100, description="Pods. Two survive the loss of a node.")
+    max_connections: int = Field(default=4000, ge=1, le=1_000_000, description="Connections of each pod.")
+    bind_address: Literal["0.0.0.0", "::"] = Field(  # noqa: S104  (in a pod of its own)
+        default="0.0.0.0",  # noqa: S104
+        description='Where it listens; "::" for both families.',
+    )
+    drain_seconds: int = Field(
+        default=30, ge=1, le=3600, description="Seconds that open connections get when a pod stops."
+    )
+    resources: Free = Field(
+        default={"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+        description="Requests and limits. A connection takes about 40 KiB; a core passes several Gbit/s.",
+    )
+    node_selector: Labels = Field(default={}, description="Labels of the nodes to run on.")
+    tolerations: list[Free] = Field(default=[], description="Tolerations of nodes' taints.")
+    affinity: Free = Field(default={}, description="Affinity rules.")
+    topology_spread_constraints: list[Free] = Field(
+        default=[], description="Spread over nodes and zones; over nodes, where possible, when empty."
+    )
+    priority_class_name: str = Field(default="", description="Priority class of the pods.")
+    pod_labels: Labels = Field(default={}, description="Further labels of the pods.")
+    pod_annotations: Labels = Field(default={}, description="Annotations of the pods.")
+    service: ProxyService = Field(default=ProxyService(), description="Service.")
+
+
 class Crds(Section):
     enabled: bool = Field(default=True, description="Install the custom resource definitions with the chart.")
     keep: bool = Field(
@@ -269,6 +387,8 @@ class Values(Section):
     operator: Operator = Field(default=Operator(), description="The operator.")
     pools: PoolParts = Field(default=PoolParts(), description="What pools' pods get.")
     gateway: Gateway = Field(default=Gateway(), description="The gateways.")
+    federation: Federation = Field(default=Federation(), description="This cluster among others.")
+    kv_proxy: KvProxy = Field(default=KvProxy(), description="The proxy for KV of other regions.")
     network_policy: NetworkPolicy = Field(default=NetworkPolicy(), description="Network policies.")
     monitoring: Monitoring = Field(default=Monitoring(), description="Prometheus.")
     global_: Free = Field(

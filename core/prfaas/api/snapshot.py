@@ -20,12 +20,19 @@ class _Part(BaseModel):
 
 
 class PoolTarget(_Part):
-    """A pool that a gateway may send to. `identity` is what its sidecars must show."""
+    """A pool that a gateway may send to. `identity` is what its sidecars must show.
+
+    Attributes:
+        prefill_points: its profile's prefill times, in tokens and seconds; empty when nobody has measured.
+        kv_points: its profile's sizes of KV, in tokens and bytes.
+    """
 
     namespace: str
     name: str
     identity: str
     engine_port: int = Field(ge=1, le=65535)
+    prefill_points: tuple[tuple[int, float], ...] = ()
+    kv_points: tuple[tuple[int, int], ...] = ()
 
 
 class RemotePoolTarget(_Part):
@@ -43,6 +50,8 @@ class RouteTarget(_Part):
     Attributes:
         canary_percent: share of the requests worth it that go remote in mode Canary; 0 in other modes.
         threshold_tokens: uncached length up to which prefill stays local.
+        adaptive: whether queues, links and caches may move single requests across the threshold.
+        ttft_seconds: the objective for the time to the first token; None for none.
         local_only_until: everything stays local until then.
         prefill_pools: of the own cluster. remote_prefill_pools: of other regions, by the pools' placements.
     """
@@ -52,6 +61,8 @@ class RouteTarget(_Part):
     mode: RouteMode
     canary_percent: int = Field(default=0, ge=0, le=100)
     threshold_tokens: int = Field(ge=0)
+    adaptive: bool = False
+    ttft_seconds: float | None = Field(default=None, gt=0)
     local_only_until: AwareDatetime | None = None
     prefill_pools: tuple[PoolTarget, ...] = ()
     remote_prefill_pools: tuple[RemotePoolTarget, ...] = ()

@@ -105,8 +105,25 @@ KINDS: tuple[Kind, ...] = (
                 "Uncached tokens up to which a prompt is prefilled locally.",
                 type="integer",
             ),
+            Column(
+                "Saving/Day",
+                ".status.observed.savingPerDay",
+                "Prefill that the decode pool is spared, if all decisions are carried out.",
+            ),
+            Column(
+                "TTFT",
+                ".status.observed.ttftDifference",
+                "Predicted change of the time to the first token of requests worth it.",
+            ),
             *_READY_COLUMNS,
             _AGE,
+            Column("Binds", ".status.plan.binds", "What stands in the way of more.", wide=True),
+            Column(
+                "Measured",
+                ".status.observed.measuredTtftDifference",
+                "The change of the time to the first token as Canary has measured it.",
+                wide=True,
+            ),
             Column("Wanted", ".spec.mode", "The mode that the manifest asks for.", wide=True),
             Column(
                 "Local-Until", ".status.localOnly.until", "When a switch to local ends by itself.", wide=True

@@ -49,6 +49,9 @@ from prfaas.api.v1alpha1.route import (
     PrefillRouteSpec,
     PrefillRouteStatus,
     RouteMode,
+    RouteObservation,
+    RoutePlanStatus,
+    RouteSlo,
     ThresholdMode,
 )
 from prfaas.api.v1alpha1.scaling import (
@@ -109,8 +112,11 @@ __all__ = [
     "RevisionStatus",
     "Rollout",
     "RouteMode",
+    "RouteObservation",
     "RoutePlace",
     "RoutePlacement",
+    "RoutePlanStatus",
+    "RouteSlo",
     "Scaling",
     "ScalingBehaviour",
     "ScalingDecision",

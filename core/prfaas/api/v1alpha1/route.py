@@ -96,6 +96,17 @@ class Threshold(ApiModel):
     )
 
 
+class RouteSlo(ApiModel):
+    """What the route's requests are promised."""
+
+    ttft_seconds: float = Field(
+        gt=0,
+        le=3600,
+        description="Time to the first token, in seconds. When too many of the requests prefilled remotely "
+        "take longer, and those prefilled locally do not, all stay local for a while.",
+    )
+
+
 class PrefillRouteSpec(ApiModel):
     """What is wanted of a route."""
 
@@ -127,6 +138,9 @@ class PrefillRouteSpec(ApiModel):
     threshold: Threshold = Field(
         default=Threshold(), description="From which length on a prompt is prefilled remotely."
     )
+    slo: RouteSlo | None = Field(
+        default=None, description="What the route's requests are promised. Absent: nothing falls back."
+    )
     placement: RoutePlacement | None = Field(
         default=None,
         description="In which clusters the route counts. Absent: wherever its decode pool runs.",
@@ -153,6 +167,64 @@ class PairStatus(ApiModel):
     ready_decode: int = Field(default=0, ge=0, description="Ready decode engines that can serve this pair.")
 
 
+class RoutePlanStatus(ApiModel):
+    """The plan that the threshold of mode Auto comes from."""
+
+    threshold_tokens: int = Field(ge=0, description="The threshold that was found, in uncached tokens.")
+    remote_percent: float = Field(ge=0, le=100, description="Percent of the requests that are longer.")
+    binds: str = Field(max_length=1024, description="What stands in the way of more, in words.")
+    made_at: Time = Field(description="When it was made.")
+    valid_until: Time = Field(description="Until when it holds without a new one.")
+    stale_because: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="Why no new plan has replaced it; absent while it is fresh.",
+    )
+
+
+class RouteObservation(ApiModel):
+    """What was counted of the last day's requests, at all gateways, and what the decisions are worth.
+
+    Errors are half of a 95 % interval: how much requests scatter, and how far predictions have been off.
+    """
+
+    updated_at: Time = Field(description="When these numbers were written.")
+    hours: float = Field(ge=0, description="How much time they cover, in hours.")
+    requests: int = Field(ge=0, description="Requests that were counted.")
+    remote_percent: float = Field(
+        ge=0, le=100, description="Percent of them that are worth prefilling remotely."
+    )
+    saving_per_day: str | None = Field(
+        default=None,
+        max_length=64,
+        description="Hours of prefill per day that the decode pool's engines are spared, with error.",
+    )
+    spent_per_day: str | None = Field(
+        default=None,
+        max_length=64,
+        description="Hours of prefill per day that it costs elsewhere, with error.",
+    )
+    ttft_difference: str | None = Field(
+        default=None,
+        max_length=64,
+        description="Predicted change of the mean time to the first token of those requests, with error; "
+        "negative is sooner.",
+    )
+    measured_ttft_difference: str | None = Field(
+        default=None,
+        max_length=64,
+        description="The same as measured: requests prefilled remotely against those that Canary held back, "
+        "at equal length.",
+    )
+    measured_requests: int = Field(ge=0, default=0, description="Remote requests in that comparison.")
+    late_percent: float | None = Field(
+        default=None, ge=0, le=100, description="Percent of the remote requests that missed slo.ttftSeconds."
+    )
+    fallen_back_gateways: int = Field(
+        default=0, ge=0, description="Gateways that keep all local now because the objective was missed."
+    )
+
+
 class PrefillRouteStatus(ObjectStatus):
     """What was seen of a route."""
 
@@ -164,6 +236,12 @@ class PrefillRouteStatus(ObjectStatus):
     )
     local_only: LocalOnlyStatus | None = Field(
         default=None, description="A switch to local prefill in force, set by `prfaas route`."
+    )
+    plan: RoutePlanStatus | None = Field(
+        default=None, description="The plan that the threshold of mode Auto comes from."
+    )
+    observed: RouteObservation | None = Field(
+        default=None, description="What was counted, and what the decisions are worth."
     )
     pairs: tuple[PairStatus, ...] = Field(
         default=(),

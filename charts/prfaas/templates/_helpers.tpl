@@ -105,7 +105,11 @@ topologySpreadConstraints:
 {{/* The generated rules of one part and scope. Takes (dict "root" $ "part" "operator" "scope" "own"). */}}
 {{- define "prfaas.rules" -}}
 {{- $access := .root.Files.Get "files/access.yaml" | fromYaml -}}
-{{- toYaml (index (index $access .part) .scope) -}}
+{{- $rules := index (index $access .part) .scope | default list -}}
+{{- if and (eq .part "operator") (eq .root.Values.federation.source "Hub") -}}
+{{- $rules = concat $rules (index (index $access "mirror") .scope | default list) -}}
+{{- end -}}
+{{- if $rules }}{{ toYaml $rules }}{{ end -}}
 {{- end -}}
 
 {{/* Names the certificate in the Secret prfaas-gateway-tls; operator and gateways must agree on it. */}}

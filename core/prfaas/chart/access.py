@@ -44,13 +44,22 @@ _FOLLOW = ("list", "watch")
 _READ = ("get", "list", "watch")
 # No rule can limit this to names.
 _MAKE = ("create",)
+_WRITE = ("create", "patch", "delete")
 _OPERATOR, _GATEWAY = "operator", "gateway"
+_MIRROR = "mirror"
+"""What the operator may do beside that with `federation.source: Hub`."""
+REGION_IN_HUB: Final = "region"
+"""A region's account in the hub, made by `prfaas federation join`. `<region>` and `<leases>` are its own."""
 _WATCHED, _CLUSTER, _OWN = Scope.WATCHED, Scope.CLUSTER, Scope.OWN
 
 ACCESS: Final = (
     Access(
         _OPERATOR, _CLUSTER, keys.GROUP, ("regions",), _FOLLOW,
         "which regions there are, where their gateways are, and whom to believe there",
+    ),
+    Access(
+        _OPERATOR, _CLUSTER, keys.GROUP, ("regions/status",), ("patch",),
+        "how regions are seen from here, and this cluster's report",
     ),
     Access(
         _OPERATOR, _WATCHED, keys.GROUP, (*_POOLS, "prefillroutes", "modelkvprofiles"), _FOLLOW,
@@ -106,7 +115,16 @@ ACCESS: Final = (
     ),
     Access(
         _OPERATOR, _OWN, "coordination.k8s.io", ("leases",), ("get", "update"),
-        "which replica leads", (keys.OPERATOR_LEASE,),
+        "which replica leads, and which one adds up the clusters' reports",
+        (keys.OPERATOR_LEASE, keys.AGGREGATOR_LEASE),
+    ),
+    Access(
+        _OPERATOR, _OWN, "coordination.k8s.io", ("leases",), (*_FOLLOW, "patch"),
+        "which clusters of the federation are alive, this one among them",
+    ),
+    Access(
+        _OPERATOR, _OWN, "", ("pods",), ("list",),
+        "the gateways of this cluster, which tell how they see other regions",
     ),
     Access(
         _OPERATOR, _OWN, "", ("secrets",), ("get",),
@@ -119,6 +137,39 @@ ACCESS: Final = (
     Access(
         _OPERATOR, _OWN, "", ("configmaps",), ("get", "patch"),
         "what gateways are told", (keys.GATEWAY_POLICY_CONFIG_MAP,),
+    ),
+    Access(
+        _MIRROR, _CLUSTER, keys.GROUP, ("kvlinks",), _FOLLOW,
+        "which links were mirrored",
+    ),
+    Access(
+        _MIRROR, _CLUSTER, keys.GROUP, ("regions", "kvlinks"), _WRITE,
+        "Regions and links of the hub",
+    ),
+    Access(
+        _MIRROR, _WATCHED, keys.GROUP, (*_POOLS, "prefillroutes", "modelkvprofiles"), _WRITE,
+        "what the hub wants of this cluster",
+    ),
+    Access(
+        _MIRROR, _OWN, "", ("configmaps",), ("get", "patch"),
+        "which hub is pinned, and whether its deletes are accepted", (keys.HUB_CONFIG_MAP,),
+    ),
+    Access(
+        REGION_IN_HUB, _CLUSTER, keys.GROUP,
+        (*_POOLS, "prefillroutes", "modelkvprofiles", "regions", "kvlinks"), _READ,
+        "what is wanted of the region's clusters",
+    ),
+    Access(
+        REGION_IN_HUB, _CLUSTER, "", ("namespaces",), ("get",),
+        "whether it is the hub that is known", ("kube-system",),
+    ),
+    Access(
+        REGION_IN_HUB, _CLUSTER, keys.GROUP, ("regions/status",), ("patch",),
+        "the report of the region's clusters", ("<region>",),
+    ),
+    Access(
+        REGION_IN_HUB, _OWN, "coordination.k8s.io", ("leases",), ("get", "patch"),
+        "that the region's clusters are alive", ("<leases>",),
     ),
     Access(
         _OPERATOR, _OWN, "coordination.k8s.io", ("leases",), _MAKE,
@@ -138,13 +189,20 @@ ACCESS: Final = (
     ),
 )  # fmt: skip
 
-PARTS: Final = (_OPERATOR, _GATEWAY)
+PARTS: Final = (_OPERATOR, _MIRROR, _GATEWAY, REGION_IN_HUB)
+_TITLES = {
+    _MIRROR: "Operator with `federation.source: Hub`",
+    REGION_IN_HUB: "A region's account in the hub (`prfaas federation join`)",
+}
 
 
 def chart_document() -> dict[str, dict[str, list[dict[str, list[str]]]]]:
     """The rules by part and scope, as the chart's templates read them."""
     document: dict[str, dict[str, list[dict[str, list[str]]]]] = {}
     for access in ACCESS:
+        if access.part == REGION_IN_HUB:
+            # Joining makes it, for each region with its own names.
+            continue
         rule = {"apiGroups": [access.group], "resources": [*access.resources], "verbs": [*access.verbs]}
         if access.names:
             rule["resourceNames"] = [*access.names]
@@ -165,7 +223,7 @@ def markdown() -> str:
     ]
     for part in PARTS:
         lines += [
-            f"## {part.capitalize()}",
+            f"## {_TITLES.get(part, part.capitalize())}",
             "",
             "| where | group | resources | verbs | why |",
             "|---|---|---|---|---|",

@@ -194,6 +194,24 @@ def result(**changes: Any) -> Result:
     return Result(1, [Scale(10, one, 0.1, one, Gateway([30.0], 0.2, 60.0))])
 
 
+def test_few_pools_have_neither_a_gateway_nor_silent_sidecars() -> None:
+    [scale] = result().scales
+    text = table(Result(1, [replace(scale, silent_cpu_percent=None, gateway=None)]))
+    assert "at rest." in text
+    assert "gateway at rest" not in text
+    assert "pod's readiness" not in text
+
+
+def test_the_peak_of_memory_is_that_of_any_start() -> None:
+    [scale] = result().scales
+    one = scale.prfaas
+    hungry = replace(one.cold_start, peak_rss_mib=201.0)
+    assert replace(one, cold_start=hungry).peak_rss_mib == 201.0
+    assert replace(one, restarts=[hungry]).peak_rss_mib == 201.0
+    missed = targets_missed(Result(1, [replace(scale, prfaas=replace(one, restarts=[hungry]))]))
+    assert any("memory" in each for each in missed)
+
+
 def test_targets_that_are_met_are_not_listed() -> None:
     assert targets_missed(result()) == []
 

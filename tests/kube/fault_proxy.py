@@ -37,6 +37,11 @@ class FaultProxy:
         """How many requests have this in them."""
         return sum(text in each for each in self.requests)
 
+    @property
+    def open_watches(self) -> int:
+        """How many the server has begun to answer; a watch that was only asked for cannot be cut."""
+        return len(self._watches)
+
     def cut_watches(self) -> None:
         """Close the connections of all watches in the middle."""
         for watch in self._watches:

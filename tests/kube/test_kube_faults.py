@@ -206,7 +206,7 @@ async def test_changes_come_as_they_are_made(client: KubeClient, followed: Follo
 async def test_a_watch_that_is_cut_goes_on_where_it_was(
     client: KubeClient, proxy: FaultProxy, followed: Followed, namespace: str
 ) -> None:
-    await eventually_async(lambda: proxy.asked("watch=true") == 1)
+    await eventually_async(lambda: proxy.open_watches == 1)
     proxy.cut_watches()
     await client.create(CONFIG_MAPS, config_map(namespace, "a"))
     await eventually_async(lambda: followed.names == {"a"})
@@ -218,6 +218,7 @@ async def test_a_version_that_is_too_old_brings_a_new_list_and_what_went_meanwhi
 ) -> None:
     await client.create(CONFIG_MAPS, config_map(namespace, "goes"))
     await eventually_async(lambda: followed.names == {"goes"})
+    await eventually_async(lambda: proxy.open_watches == 1)
     proxy.answer = lambda request: (
         status(503, "ServiceUnavailable") if request.query.get("watch") == "true" else None
     )
@@ -233,6 +234,7 @@ async def test_an_error_inside_a_watch_brings_a_new_list(
     client: KubeClient, proxy: FaultProxy, followed: Followed, namespace: str
 ) -> None:
     line = b'{"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}\n'
+    await eventually_async(lambda: proxy.open_watches == 1)
     proxy.answer = times(1, lambda: web.Response(body=line), "watch=true")
     proxy.cut_watches()
     await eventually_async(lambda: followed.lists() == 2)
@@ -244,6 +246,7 @@ async def test_an_error_inside_a_watch_brings_a_new_list(
 async def test_nonsense_in_a_watch_ends_nothing(
     client: KubeClient, proxy: FaultProxy, followed: Followed, namespace: str, line: bytes
 ) -> None:
+    await eventually_async(lambda: proxy.open_watches == 1)
     proxy.answer = times(2, lambda: web.Response(body=line), "watch=true")
     proxy.cut_watches()
     await eventually_async(lambda: proxy.asked("watch=true") >= 3)

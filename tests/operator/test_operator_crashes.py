@@ -24,9 +24,9 @@ from tests.operator.runtime_world import (
     running,
 )
 
-# Of one pool from nothing to serving, and of the region: authority, dry runs, children, certificates,
+# Of one pool from nothing to serving, and of the region: authority, dry run, children, certificates,
 # snapshot, status, events. The first test checks the number.
-WRITES = 12
+WRITES = 11
 EXPECTED = {
     ("secrets", "prfaas-ca"),
     ("secrets", "prfaas-gateway-tls"),

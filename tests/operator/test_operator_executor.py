@@ -32,6 +32,9 @@ class RefusingApi:
             raise errors.Invalid("spec.template: no", status=422, reason="Invalid")
         return self._write(resource, body, dry_run=dry_run)
 
+    async def list(self, *_: Any, **__: Any) -> list[Object]:
+        return []
+
     async def scale(self, resource: Resource, _: str, name: str, replicas: int, **__: Any) -> Object:
         self.written.append(f"{resource.kind} {name} to {replicas}")
         return {"metadata": {"resourceVersion": "9"}, "spec": {"replicas": replicas}}

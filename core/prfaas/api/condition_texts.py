@@ -35,6 +35,10 @@ _ACCEPTED = {
         "False",
         "The API server refuses the pods' template; the message names the field.",
     ),
+    Reason.OPERATOR_FORBIDDEN: (
+        "False",
+        "RBAC forbids the operator what the pool needs; the message names the right that it lacks.",
+    ),
     Reason.CHILD_NOT_OWNED: ("False", "An object that has the name of a child belongs to somebody else."),
     Reason.MODEL_MISMATCH: (
         "False",
@@ -172,7 +176,13 @@ _RECONCILING = {
     Reason.RETRYING: ("True", "The API server refused something that may succeed later; it is tried again."),
     Reason.SETTLED: ("False", "Nothing is left to do."),
 }
-_STALLED = {Reason.NOT_STALLED: ("False", "Nothing waits for a person.")}
+_STALLED = {
+    Reason.NOT_STALLED: ("False", "Nothing waits for a person."),
+    Reason.CHILD_CONTESTED: (
+        "True",
+        "Somebody else keeps changing a child; the message names who. It is put back ever less often.",
+    ),
+}
 
 # Status and meaning by reason, by type. A Ready that is False and a Stalled that is True carry the reason of
 # the detail that made them so.

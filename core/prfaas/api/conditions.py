@@ -76,6 +76,7 @@ class Reason(StrEnum):
     GRACE_PERIOD_TOO_SHORT = "GracePeriodTooShort"
     MEMORY_LIMIT_TOO_SMALL = "MemoryLimitTooSmall"
     TEMPLATE_REJECTED = "TemplateRejected"
+    OPERATOR_FORBIDDEN = "OperatorForbidden"
     CHILD_NOT_OWNED = "ChildNotOwned"
     MODEL_MISMATCH = "ModelMismatch"
     ROUTE_CONFLICT = "RouteConflict"
@@ -208,6 +209,7 @@ class Reason(StrEnum):
     RETRYING = "Retrying"
     SETTLED = "Settled"
     NOT_STALLED = "NotStalled"
+    CHILD_CONTESTED = "ChildContested"
 
 
 @dataclass(frozen=True, slots=True)

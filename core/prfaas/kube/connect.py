@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
@@ -61,17 +63,28 @@ def configuration_loader(
         try:
             if source is None:
                 await asyncio.to_thread(load_incluster_config, configuration)
-                return configuration
-            await asyncio.to_thread(_load_file, source, context, configuration)
+            else:
+                await asyncio.to_thread(_load_file, source, context, configuration)
         except TimeoutError as error:
             raise NoCluster(
                 f"{source}: its credentials were not ready within {LOAD_SECONDS:.0f} s (exec plug-in?)"
             ) from error
         except (ConfigException, OSError, ValueError) as error:
             raise NoCluster(f"{source or 'service account of this pod'}: {error}") from error
+        # aiohttp would look into the environment and read ~/.netrc in threads, at every request.
+        configuration.client_session_kwargs = {"trust_env": False}
+        if not configuration.proxy:
+            configuration.proxy = proxy_of_environment(str(configuration.host))
         return configuration
 
     return load
+
+
+def proxy_of_environment(url: str) -> str | None:
+    """What HTTPS_PROXY and NO_PROXY (or HTTP_PROXY, for http) say of this address."""
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    return None if proxy is None or proxy_bypass(parts.hostname or "") else proxy
 
 
 def _load_file(source: str, context: str | None, configuration: Configuration) -> None:

@@ -39,10 +39,12 @@ SIZES = (10, 100, 1000)
 QUICK_SIZES = (10, 100)
 DELAYS_FROM_POOLS = 100
 """With fewer pools delays are not measured."""
-APPLIES_PER_ROUND = 12
+APPLIES_PER_ROUND = 10
 GATEWAY_CHANGES = 60
 RESTARTS = 3
 STEADY_SECONDS = 60.0
+# After that long, sidecars that never answered are asked as seldom as they will be.
+SILENT_SETTLE_SECONDS = 30.0
 SILENT_SECONDS = 45.0
 CONVERGE_SECONDS = 900.0
 REST_SECONDS = 180.0
@@ -69,11 +71,13 @@ async def measure(
     scales = []
     for pools in sizes:
         with tempfile.TemporaryDirectory(prefix="prfaas-bench-") as folder:
-            scales.append(await _scale(Path(folder), pools, rounds, steady_seconds))
+            is_largest = pools == max(sizes)
+            scales.append(await _scale(Path(folder), pools, rounds, steady_seconds, is_largest=is_largest))
     return Result(rounds, scales)
 
 
-async def _scale(folder: Path, pools: int, rounds: int, steady_seconds: float) -> Scale:
+async def _scale(folder: Path, pools: int, rounds: int, steady_seconds: float, *, is_largest: bool) -> Scale:
+    """One number of pools. What says little of few pools is measured at the largest number alone."""
     _say(f"{pools} pools: starting a cluster")
     with_delays = pools >= DELAYS_FROM_POOLS
     # Both fleets, and what is applied later.
@@ -95,38 +99,45 @@ async def _scale(folder: Path, pools: int, rounds: int, steady_seconds: float) -
             watched = {PREFILL_POOLS: "", DECODE_POOLS: "", PREFILL_ROUTES: ""}
             async with Following(cluster.api, watched, _has_converged) as following:
                 await ours.cold_start(following, len(fleet) + len(routes))
-                await ours.rest(steady_seconds)
-            await ours.restarts(RESTARTS)
 
             await theirs.empty_start()
             _say(f"{pools} pools: cold start of the peer")
             await _create(cluster, [bodies.peer_pool(f"peer-{number:04d}") for number in range(pools)])
             async with Following(cluster.api, {DEPLOYMENTS: PEER_LABEL}, deployment_is_ready) as following:
                 await theirs.cold_start(following, pools)
-                await theirs.rest(steady_seconds)
-            await theirs.restarts(RESTARTS)
 
-            delays, gateway = Delays([], [], []), None
-            peer_delays = delays
-            if with_delays:
-                with ours.run() as operator, theirs.run() as peer:
-                    for program in (operator, peer):
-                        await until_quiet(program.pid, REST_SECONDS)
-                    _say(f"{pools} pools: applying more of them")
-                    delays, peer_delays = await apply_by_turns(cluster, log, rounds, APPLIES_PER_ROUND)
+            _say(f"{pools} pools: restarts")
+            for _ in range(RESTARTS - 1 if is_largest else 0):
+                for side in (ours, theirs):
+                    with side.run() as program:
+                        await side.restart(program)
+            delays = peer_delays = Delays([], [], [])
+            gateway = None
             with ours.run() as operator:
-                await until_quiet(operator.pid, REST_SECONDS)
-                _say(f"{pools} pools: a gateway")
-                gateway = await gateway_delays(cluster, GATEWAY_CHANGES if with_delays else 0)
+                await ours.restart(operator)
+                with theirs.run() as peer:
+                    await theirs.restart(peer)
+                    # Side by side, as each of them next to does nothing.
+                    seconds = steady_seconds if is_largest else steady_seconds / 2
+                    _say(f"{pools} pools: both at rest for {seconds:.0f} s")
+                    log.skip()
+                    await asyncio.gather(ours.rest(operator, seconds), theirs.rest(peer, seconds))
+                    if with_delays:
+                        _say(f"{pools} pools: applying {rounds * APPLIES_PER_ROUND} more of them")
+                        delays, peer_delays = await apply_by_turns(cluster, log, rounds, APPLIES_PER_ROUND)
+                if with_delays:
+                    await until_quiet(operator.pid, REST_SECONDS)
+                    _say(f"{pools} pools: a gateway")
+                    gateway = await gateway_delays(cluster, GATEWAY_CHANGES)
 
-        with ours.run() as operator:
-            _say(f"{pools} pools: sidecars that do not answer")
-            await operator.until_ready()
-            await asyncio.sleep(SILENT_SECONDS)
-            silent = await share_of_core(operator.pid, SILENT_SECONDS)
-        return Scale(
-            pools, ours.result(pools, delays), silent * 100, theirs.result(pools, peer_delays), gateway
-        )
+        silent = None
+        if is_largest:
+            with ours.run() as operator:
+                _say(f"{pools} pools: sidecars that do not answer")
+                await operator.until_ready()
+                await asyncio.sleep(SILENT_SETTLE_SECONDS)
+                silent = 100 * await share_of_core(operator.pid, SILENT_SECONDS)
+        return Scale(pools, ours.result(pools, delays), silent, theirs.result(pools, peer_delays), gateway)
 
 
 class _Side:
@@ -142,7 +153,6 @@ class _Side:
         self._cold: Start | None = None
         self._restarts: list[Start] = []
         self._steady: Steady | None = None
-        self._stack = AsyncExitStack()
 
     async def empty_start(self) -> None:
         """A start without any pools, whose cost is no pool's."""
@@ -150,31 +160,26 @@ class _Side:
             self._empty = await self._start(program, None)
 
     async def cold_start(self, following: Following, objects: int) -> None:
-        """A start beside pools without children; the operator goes on until `rest` has ended it."""
+        """A start beside pools without children."""
         self._log.skip()
-        program = self._stack.enter_context(self.run())
-        self._program = program
 
         async def converged() -> float:
             return await following.until_good(objects, CONVERGE_SECONDS)
 
-        self._cold = await self._start(program, converged)
+        with self.run() as program:
+            self._cold = await self._start(program, converged)
 
-    async def rest(self, seconds: float) -> None:
-        """What it uses while nothing happens; then it ends."""
-        async with self._stack:
-            self._log.skip()
-            share = await share_of_core(self._program.pid, seconds)
-            used = memory(self._program.pid)
-            writes = real_writes(self._log.read(), self._user)
-            self._steady = Steady(seconds, share * 100, used.pss_mib, used.peak_rss_mib, len(writes))
+    async def restart(self, program: Program) -> None:
+        """A program that was started a moment ago, with everything in place."""
+        self._log.skip()
+        self._restarts.append(await self._start(program, None))
 
-    async def restarts(self, count: int) -> None:
-        """Starts with everything in place."""
-        for _ in range(count):
-            self._log.skip()
-            with self.run() as program:
-                self._restarts.append(await self._start(program, None))
+    async def rest(self, program: Program, seconds: float) -> None:
+        """What it uses while nothing happens. The log was emptied before."""
+        share = await share_of_core(program.pid, seconds)
+        used = memory(program.pid)
+        writes = real_writes(self._log.read(), self._user)
+        self._steady = Steady(seconds, share * 100, used.pss_mib, used.peak_rss_mib, len(writes))
 
     async def _start(self, program: Program, converged: Callable[[], Awaitable[float]] | None) -> Start:
         before = self._cluster.cpu_seconds

@@ -120,17 +120,24 @@ def budget_is_wanted(pool: ObservedPool, desired: int, template_labels: Mapping[
 
 
 def child_if_different(
-    kind: ChildKind, manifest: Manifest, part: str, observed: ObservedChild | None
+    pool: ObservedPool, kind: ChildKind, manifest: Manifest, part: str, observed: ObservedChild | None
 ) -> ApplyChild | None:
     """Apply a small child when it is missing, its `part` (data, spec) differs, or a field was taken over."""
     if observed is None:
         return ApplyChild(kind, manifest, None, "it is missing")
+    if is_drifted(observed.recorded_owned_fields, observed.actual_owned_fields):
+        if may_not_repair(pool, kind, observed.name):
+            return None
+        why = f"{observed.taken_over_by or 'somebody else'} changed it"
+        return ApplyChild(kind, manifest, observed.resource_version, why, drift=True)
     if not contains(observed.content, manifest[part]):
         return ApplyChild(kind, manifest, observed.resource_version, "its content changes")
-    if is_drifted(observed.recorded_owned_fields, observed.actual_owned_fields):
-        why = "somebody else took over its fields"
-        return ApplyChild(kind, manifest, observed.resource_version, why, drift=True)
     return None
+
+
+def may_not_repair(pool: ObservedPool, kind: ChildKind, name: str) -> bool:
+    """Whether a child stays for now as somebody else has made it."""
+    return pool.repair_pauses.get(f"{kind} {name}", 0.0) > 0
 
 
 def is_drifted(recorded: str, actual: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from prfaas.api.conditions import ConditionType, Finding, Reason, set_condition
@@ -15,6 +16,8 @@ RETRY_SECONDS = 10.0
 _OVERTAKEN = frozenset({"Conflict", "NotFound"})
 REFUSED_RETRY_SECONDS = 120.0
 """A refusal may end without a change of the pool: an admission rule or a quota was changed."""
+# RBAC's own words. Quotas and admission rules say Forbidden as well.
+_RBAC = re.compile(r'cannot \w+ resource "')
 
 
 def fold(plan: PoolPlan, pool: ObservedPool, failed: FailedAction, now: datetime) -> PoolPlan:
@@ -36,7 +39,7 @@ def fold(plan: PoolPlan, pool: ObservedPool, failed: FailedAction, now: datetime
         update={
             "conditions": conditions,
             "scaling": pool.status.scaling,
-            "limited_by": status.limited_by if failed.retryable else str(Reason.TEMPLATE_REJECTED),
+            "limited_by": status.limited_by if failed.retryable else str(_reason(failed)),
         }
     )
     changed = status != pool.status
@@ -61,18 +64,26 @@ def _findings(failed: FailedAction, conditions: tuple[Condition, ...]) -> tuple[
                 f"{words}. It is tried again.",
             ),
         )
-    template = isinstance(action, ApplyChild) and action.kind is ChildKind.DEPLOYMENT
-    remedy = (
-        "Correct spec.workload.template, or the rule that forbids it" if template else "See docs/operator.md"
-    )
-    message = f"{words}. {remedy}; the pods that are there go on as they are."
+    reason = _reason(failed)
+    message = f"{words}. {_remedy(failed, reason)}; the pods that are there go on as they are."
     return (
-        Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, Reason.TEMPLATE_REJECTED, message),
-        Finding(ConditionType.STALLED, ConditionStatus.TRUE, Reason.TEMPLATE_REJECTED, message),
-        Finding(
-            ConditionType.RECONCILING, ConditionStatus.FALSE, Reason.TEMPLATE_REJECTED, "Stalled; see there."
-        ),
+        Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, reason, message),
+        Finding(ConditionType.STALLED, ConditionStatus.TRUE, reason, message),
+        Finding(ConditionType.RECONCILING, ConditionStatus.FALSE, reason, "Stalled; see there."),
     )
+
+
+def _reason(failed: FailedAction) -> Reason:
+    is_rbac = failed.code == "Forbidden" and _RBAC.search(failed.message) is not None
+    return Reason.OPERATOR_FORBIDDEN if is_rbac else Reason.TEMPLATE_REJECTED
+
+
+def _remedy(failed: FailedAction, reason: Reason) -> str:
+    if reason is Reason.OPERATOR_FORBIDDEN:
+        return "Give the operator's ServiceAccount this right (docs/access.md): no change of the pool helps"
+    if isinstance(failed.action, ApplyChild) and failed.action.kind is ChildKind.DEPLOYMENT:
+        return "Correct spec.workload.template, or the rule that forbids it"
+    return "See docs/operator.md"
 
 
 def _with_stored_time(condition: Condition, stored: tuple[Condition, ...]) -> Condition:

@@ -17,6 +17,7 @@ from prfaas_operator.planning.events import of_actions, of_conditions
 from prfaas_operator.planning.geography import resolved as resolved_for
 from prfaas_operator.planning.pods import is_alive, seconds_until_broken, seconds_until_ended
 from prfaas_operator.planning.references import resolve
+from prfaas_operator.planning.repairs import contested, seconds_until_repair
 from prfaas_operator.planning.replicas import Sizing, plan_size
 from prfaas_operator.planning.revision import Injection, Injector, Target, choose_target
 from prfaas_operator.planning.rollout import Wait
@@ -129,7 +130,7 @@ def _was_refused(pool: ObservedPool) -> bool:
     accepted = find(pool.status.conditions, ConditionType.ACCEPTED)
     return (
         accepted is not None
-        and accepted.reason == Reason.TEMPLATE_REJECTED
+        and accepted.reason in (Reason.TEMPLATE_REJECTED, Reason.OPERATOR_FORBIDDEN)
         and accepted.observed_generation == pool.generation
         and any(each.ours and each.replicas for each in pool.deployments)
     )
@@ -165,7 +166,7 @@ def _status(
         )
     limited = capacity.limited or sizing.limited or conditions.NOT_LIMITED
     available = conditions.workloads_available(seen)
-    stalled = conditions.stalled(seen, accepted, resolved)
+    stalled = contested(pool, conditions.stalled(seen, accepted, resolved))
     findings = (
         conditions.ready(seen, available),
         conditions.reconciling(seen, stalled, authority_missing, target.leftover),
@@ -188,6 +189,7 @@ def _look_again(pool: ObservedPool, sizing: Sizing, work: Work, now: datetime) -
         seconds_until_due(pool.certificate, now),
         seconds_until_broken(pool.pods, now),
         LEFTOVER_SECONDS if pool.leftovers else None,
+        seconds_until_repair(pool),
         seconds_until_ended(pool.pods, now) if work.rolling or work.waits_for is Wait.ENDING else None,
     ]
     return min((wait for wait in waits if wait is not None), default=None)

@@ -9,8 +9,8 @@ from typing import Protocol
 from prfaas.api.conditions import ConditionType, Finding, Reason
 from prfaas.api.v1alpha1 import POOL_CLASSES, ConditionStatus, EngineType, ObjectMeta, Pool, PoolSpec
 from prfaas_operator.injection import Injected, Refusals, Settings, inject, revision_hash
-from prfaas_operator.planning.children import deployment_name, is_drifted
-from prfaas_operator.planning.values import ObservedDeployment, ObservedPool
+from prfaas_operator.planning.children import deployment_name, is_drifted, may_not_repair
+from prfaas_operator.planning.values import ChildKind, ObservedDeployment, ObservedPool
 
 HASHES_REMEMBERED_MAX = 20_000
 
@@ -88,6 +88,8 @@ def choose_target(pool: ObservedPool, spec: PoolSpec, injector: Injector) -> Tar
     if not existing.ours:
         return Target(_not_ours(f"Deployment {name}"))
     if not is_drifted(existing.recorded_owned_fields, existing.actual_owned_fields):
+        return Target(_ACCEPTED, revision, existing)
+    if may_not_repair(pool, ChildKind.DEPLOYMENT, name):
         return Target(_ACCEPTED, revision, existing)
     anew = injector.inject(model)
     if isinstance(anew, Refusals) or anew.info.annotation() != existing.injection:

@@ -39,13 +39,13 @@ def certificate_action(pool: ObservedPool, settings: Settings, now: datetime) ->
 def peers_action(pool: ObservedPool, settings: Settings) -> ApplyChild | None:
     """Bring peers.yaml up to date."""
     manifest = peers(pool, peers_text(pool, settings))
-    return child_if_different(ChildKind.CONFIG_MAP, manifest, "data", pool.peers)
+    return child_if_different(pool, ChildKind.CONFIG_MAP, manifest, "data", pool.peers)
 
 
 def budget_action(pool: ObservedPool, desired: int, template_labels: Mapping[str, str]) -> Action | None:
     """Make, correct or remove the disruption budget."""
     if budget_is_wanted(pool, desired, template_labels):
-        return child_if_different(ChildKind.BUDGET, budget(pool), "spec", pool.budget)
+        return child_if_different(pool, ChildKind.BUDGET, budget(pool), "spec", pool.budget)
     if pool.budget is None:
         return None
     why = "one instance needs none" if desired <= 1 else "a budget of the user's selects these pods"

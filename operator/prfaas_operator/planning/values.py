@@ -7,7 +7,7 @@ Times are aware and in UTC.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -86,6 +86,7 @@ class ObservedChild:
         recorded_owned_fields: the annotation `prfaas.io/owned-fields`.
         actual_owned_fields: the same hash over what managedFields say now that `prfaas-operator` owns. A
             difference means that somebody took a field over.
+        taken_over_by: who, as far as managedFields tell, or "".
         content: `data` of a ConfigMap, `spec` of a PodDisruptionBudget.
     """
 
@@ -96,6 +97,7 @@ class ObservedChild:
     recorded_owned_fields: str
     actual_owned_fields: str
     content: Mapping[str, Any]
+    taken_over_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +289,8 @@ class ObservedPool:
         partners: pools at the other ends of its routes.
         leftovers: kind and name of children of an earlier pool of the same name. The garbage collector takes
             them; until then nothing can be made under their names.
+        repair_pauses: by kind and name of a child, for how many seconds it is not put back, because it was
+            too often.
     """
 
     key: PoolKey
@@ -314,6 +318,7 @@ class ObservedPool:
     partners: tuple[PartnerPool, ...] = ()
     leftovers: tuple[str, ...] = ()
     geography: Geography = NOWHERE
+    repair_pauses: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

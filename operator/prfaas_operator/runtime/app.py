@@ -159,6 +159,8 @@ class Operator:
             user_agent=USER_AGENT,
             clock=self._clock,
         )
+        # What each route asks for.
+        self._routes: dict[RouteKey, tuple[object, ...]] = {}
         self.audits = {
             resource.kind: Audit(
                 self.client,
@@ -314,13 +316,7 @@ class Operator:
                 self.enqueue(PoolKey(kind, fact.namespace, fact.name))
                 self.federation.pools_changed()
             case "PrefillRoute":
-                self.enqueue(RouteKey(fact.namespace, fact.name))
-                for pool in fact.value.names:
-                    self.enqueue(pool)
-                    # Which of several routes of a pool counts may have changed.
-                    for route in self.store.routes_of(pool):
-                        self.enqueue(RouteKey(route.namespace, route.name))
-                self.enqueue(FLEET)
+                self._route_changed(fact)
             case "HorizontalPodAutoscaler":
                 if fact.value.target_kind in {keys.PREFILL_POOL, keys.DECODE_POOL}:
                     self.enqueue(PoolKey(fact.value.target_kind, fact.namespace, fact.value.target_name))
@@ -336,6 +332,26 @@ class Operator:
                 self._enqueue_pool(fact)
             case _:
                 self._enqueue_pool(fact)
+
+    def _route_changed(self, fact: Fact[Any]) -> None:
+        key = RouteKey(fact.namespace, fact.name)
+        self.enqueue(key)
+        stored = self.store.routes.get(fact.namespace, fact.name)
+        if stored is None:
+            self._routes.pop(key, None)
+        else:
+            value = stored.value
+            asks = (stored.uid, value.generation, value.deleted, tuple(sorted(value.annotations.items())))
+            if self._routes.get(key) == asks:
+                # Its status alone has changed, which concerns nobody else.
+                return
+            self._routes[key] = asks
+        for pool in fact.value.names:
+            self.enqueue(pool)
+            # Which of several routes of a pool counts may have changed.
+            for route in self.store.routes_of(pool):
+                self.enqueue(RouteKey(route.namespace, route.name))
+        self.enqueue(FLEET)
 
     def _enqueue_pool(self, fact: Fact[Any]) -> None:
         if fact.pool is not None:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -19,6 +20,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 AUTHORITY_VALID = timedelta(days=3650)
 # Clocks of nodes may be that far behind.
 CLOCK_SKEW = timedelta(minutes=5)
+# Each pass over a pool reads its certificate again.
+REMEMBERED = 2048
 CERTIFICATE, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"
 
 
@@ -135,6 +138,7 @@ def load_authority(data: Mapping[str, str], *, source: str) -> Authority:
     return Authority(certificate, key)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def describe(certificate_pem: bytes) -> Described:
     """What a certificate says; an empty identity when it is none, or has not just one URI."""
     try:
@@ -148,6 +152,7 @@ def describe(certificate_pem: bytes) -> Described:
     )
 
 
+@lru_cache(maxsize=16)
 def authority_id(pem: bytes) -> str:
     """SHA-256 (hexadecimal) of an authority's certificate in DER, "" when it is none."""
     try:

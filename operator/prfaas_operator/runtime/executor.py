@@ -159,6 +159,8 @@ class Executor:
         match action:
             case ApplyChild():
                 await self._apply_and_record(namespace, action, owned)
+                if action.drift:
+                    self._store.repairs.add(namespace, action.kind, action.name, datetime.now(UTC))
             case DeleteChild():
                 await self._delete(namespace, action)
             case ScaleChild():

@@ -263,14 +263,17 @@ def _revision_of_pods(spec: Mapping[str, Any]) -> str:
 def child(body: Object, content: str) -> Fact[ObservedChild]:
     """A ConfigMap or PodDisruptionBudget. `content`: the field whose content matters."""
     about = body["metadata"]
+    managed = about.get("managedFields") or ()
+    recorded, actual = recorded_owned_fields(body), owned_fields(managed)
     value = ObservedChild(
         name=about["name"],
         uid=about["uid"],
         resource_version=about["resourceVersion"],
         ours=False,
-        recorded_owned_fields=recorded_owned_fields(body),
-        actual_owned_fields=owned_fields(about.get("managedFields") or ()),
+        recorded_owned_fields=recorded,
+        actual_owned_fields=actual,
         content=body.get(content) or {},
+        taken_over_by=other_managers(managed, content) if recorded != actual else "",
     )
     return fact_of(body, value)
 
@@ -331,14 +334,14 @@ def owned_fields_of(manifest: Mapping[str, Any]) -> str:
     return _hash({"f:metadata": metadata, **parts})
 
 
-def other_managers(managed_fields: Iterable[Mapping[str, Any]]) -> str:
-    """Who else, apart from Kubernetes itself, owns something of the spec."""
+def other_managers(managed_fields: Iterable[Mapping[str, Any]], part: str = "spec") -> str:
+    """Who else, apart from Kubernetes itself, owns something of this part."""
     names = {
         str(entry.get("manager"))
         for entry in managed_fields
         if entry.get("manager") not in OWN_MANAGERS | OTHERS_BY_RIGHT
         and not entry.get("subresource")
-        and "f:spec" in (entry.get("fieldsV1") or {})
+        and f"f:{part}" in (entry.get("fieldsV1") or {})
     }
     return ", ".join(sorted(names))
 

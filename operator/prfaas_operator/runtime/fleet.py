@@ -74,6 +74,11 @@ class Fleet:
         self._namespace = namespace
         self._region = region
         self._authority_known = authority_known
+        self._told: dict[PoolKey, tuple[str, int]] = {}
+
+    def has_told(self, pool: PoolKey, uid: str, generation: int) -> bool:
+        """Whether the last pass told the gateways of this pool as it is now."""
+        return self._told.get(pool) == (uid, generation)
 
     async def prepare(self) -> None:
         """Read the authority, and make it when there is none; what the own namespace holds otherwise.
@@ -184,12 +189,17 @@ class Fleet:
 
     async def _tell_gateways(self, now: datetime) -> None:
         """Write the snapshot when it differs from what is stored."""
-        pools = (
-            pool
+        facts = {
+            _key(kind, fact): fact
             for kind in POOL_KINDS
             for fact in self._store.custom(kind)
             if not fact.value.deleted
-            and (pool := pool_for_snapshot(_key(kind, fact), json.loads(fact.value.spec))) is not None
+        }
+        self._told = {key: (fact.uid, fact.value.generation) for key, fact in facts.items()}
+        pools = (
+            pool
+            for key, fact in facts.items()
+            if (pool := pool_for_snapshot(key, json.loads(fact.value.spec))) is not None
         )
         routes = (
             SnapshotRoute(

@@ -14,6 +14,7 @@ from prfaas.api import keys
 from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus, RegionSpec
 from prfaas_operator.planning.geography import Geography
 from prfaas_operator.planning.values import (
+    ChildKind,
     EngineReport,
     FoundReference,
     ObservedCertificate,
@@ -92,12 +93,18 @@ class Observer:
         found: tuple[FoundReference, ...] = ()
         if observed.spec is not None and not observed.deleted:
             found = await self._references.find(key.namespace, self._planner.references(observed))
+        children = (
+            *((ChildKind.DEPLOYMENT, each.name) for each in observed.deployments),
+            (ChildKind.CONFIG_MAP, keys.peers_config_map(key.kind, key.name)),
+            (ChildKind.BUDGET, keys.disruption_budget(key.kind, key.name)),
+        )
+        pauses = self._store.repairs.pauses(key.namespace, children, datetime.now(UTC))
         partners = tuple(
             self._planner.partner(partner)
             for other in self.partners(key)
             if (partner := self.pool_alone(other)) is not None
         )
-        return replace(observed, found=found, partners=partners)
+        return replace(observed, found=found, partners=partners, repair_pauses=pauses)
 
     def pool_alone(self, key: PoolKey) -> ObservedPool | None:
         """The pool without what has to be asked for and without its partners."""

@@ -190,7 +190,7 @@ class Reconciler:
             return
         self._seen[observed.key] = seen
         self._enqueue_others(observed.key)
-        if before is None or (before.uid, before.spec_generation) != (seen.uid, seen.spec_generation):
+        if not self._fleet.has_told(observed.key, seen.uid, seen.spec_generation):
             self._enqueue(FLEET)
 
     def _forget(self, key: PoolKey) -> None:

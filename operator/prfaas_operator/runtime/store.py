@@ -18,6 +18,7 @@ from prfaas_operator.runtime.facts import (
     SecretValue,
     is_newer,
 )
+from prfaas_operator.runtime.repairs import Repairs
 
 T = TypeVar("T")
 G = TypeVar("G")
@@ -171,6 +172,7 @@ class Store:
         self.config_maps: Collection[ObservedChild] = Collection(collection("ConfigMap"))
         self.budgets: Collection[BudgetValue] = Collection(collection("PodDisruptionBudget"))
         self.regions: Collection[RegionValue] = Collection(collection("Region"))
+        self.repairs = Repairs()
         self.autoscalers: Collection[AutoscalerValue] = Collection(collection("HorizontalPodAutoscaler"))
 
     def custom(self, kind: str) -> Collection[CustomValue]:

@@ -54,3 +54,37 @@ def test_what_may_succeed_later_is_tried_again() -> None:
     assert after.requeue_after_seconds <= RETRY_SECONDS
     world.settle()
     assert world.condition("Ready") == ("True", "Serving")
+
+
+RBAC = (
+    'deployments.apps is forbidden: User "system:serviceaccount:prfaas-system:prfaas-operator" cannot patch '
+    'resource "deployments" in API group "apps" in the namespace "serving"'
+)
+
+
+def test_rights_that_the_operator_lacks_are_not_called_a_bad_template() -> None:
+    world = settled()
+    world.change(image="engine:2")
+    failed = FailedAction(world.plan().actions[0], "Forbidden", RBAC, retryable=False)
+    after = fold(world.plan(), world.pool, failed, world.now)
+    assert after.status is not None
+    assert [event.reason for event in after.events] == ["OperatorForbidden"]
+    world.pool = replace(world.pool, status=after.status)
+    assert world.condition("Accepted") == ("False", "OperatorForbidden")
+    assert world.condition("Stalled") == ("True", "OperatorForbidden")
+    assert world.pool.status.limited_by == "OperatorForbidden"
+    assert 'cannot patch resource "deployments"' in world.message("Stalled")
+    assert "ServiceAccount" in world.message("Stalled")
+    assert "spec.workload.template" not in world.message("Stalled")
+    # What runs is scaled all the same, as with a template that was refused.
+    world.change(image="engine:2", replicas=3)
+    assert next(type(action).__name__ for action in world.plan().actions) == "ApplyChild"
+
+
+def test_a_quota_or_an_admission_rule_is_no_lack_of_rights() -> None:
+    world = settled()
+    world.change(image="engine:2")
+    words = 'deployments.apps "x" is forbidden: exceeded quota: small, requested: count/deployments.apps=1'
+    failed = FailedAction(world.plan().actions[0], "Forbidden", words, retryable=False)
+    after = fold(world.plan(), world.pool, failed, world.now)
+    assert [event.reason for event in after.events] == ["TemplateRejected"]

@@ -57,6 +57,7 @@ class PoolState:
     up: bool
     price_per_hour: float
     ttft_attained: float | None = None
+    first_tokens: float = 0.0
     arrivals_per_second: float = 0.0
 
 

@@ -226,6 +226,8 @@ class Policy(Part):
         cache_aware: False: no decision knows what is cached.
         bandwidth_aware: False: the planner takes every link for unlimited and the router takes it for idle.
         refuse: the scheduler refuses what nothing can serve within the objective; otherwise it is late.
+        anytime: who waits for KV that is slow takes what has landed and has the rest computed in the decode
+            pool's own cluster, as the engine's connector does. False: it waits.
         link_data_age_seconds: how old the router's knowledge of links and queues is.
     """
 
@@ -240,6 +242,7 @@ class Policy(Part):
     bandwidth_aware: bool = True
     link_data_age_seconds: NotNegative = 0.0
     refuse: bool = False
+    anytime: bool = True
 
 
 class Settings(Part):

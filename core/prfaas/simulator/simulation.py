@@ -7,6 +7,7 @@ from functools import partial
 
 from prfaas.planner import Options, Problem, Route, plan
 from prfaas.planner.routes import validated
+from prfaas.simulator.autoscaled import AutoscalerController
 from prfaas.simulator.control import Controller, PlannerController, sizes_of
 from prfaas.simulator.recorder import PoolSeries, Series
 from prfaas.simulator.result import (
@@ -20,7 +21,7 @@ from prfaas.simulator.result import (
 )
 from prfaas.simulator.routers import Choices, Router, ThresholdRouter
 from prfaas.simulator.scheduled import SchedulerRouter
-from prfaas.simulator.settings import RouterKind, Settings
+from prfaas.simulator.settings import RouterKind, Settings, Sizing
 from prfaas.simulator.stations import DecodeStation, PrefillStation
 from prfaas.simulator.traces import Arrival
 from prfaas.simulator.world import World
@@ -88,6 +89,8 @@ def _router(
 def _controller(problem: Problem, options: Options, settings: Settings) -> Controller:
     policy = settings.policy
     caches = settings.cache_tokens > 0 and policy.cache_aware
+    if policy.sizing is Sizing.AUTOSCALER:
+        return AutoscalerController.made(problem, options, policy, caches=caches)
     return PlannerController(problem, options, policy, caches=caches)
 
 

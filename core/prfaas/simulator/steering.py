@@ -104,7 +104,7 @@ class Steering:
         world = self._world
         fleet.settle()
         busy, ready = self._since(fleet.name, fleet.busy_seconds, fleet.ready_seconds)
-        attained, rate, queued, running = None, 0.0, 0, 0
+        attained, rate, first, queued, running = None, 0.0, 0.0, 0, 0
         if isinstance(fleet, DecodeStation):
             counts = world.counts[fleet.name]
             arrived, first, timely = self._since(
@@ -126,6 +126,7 @@ class Steering:
             up=fleet.name not in world.outages.known_down,
             price_per_hour=fleet.price_per_hour(now),
             ttft_attained=attained,
+            first_tokens=first,
             arrivals_per_second=rate,
         )
 

@@ -34,7 +34,10 @@ from prfaas.simulator.traces import Arrival, played
 
 LEAST_COMPUTE_TOKENS = 1.0
 """Of a prompt that is cached as a whole the last token is computed anew: somebody has to say what follows."""
-
+ANYTIME_MARGIN = 1.25
+"""Computing at home has to be sooner by this factor: both times are predictions."""
+ANYTIME_SECONDS = 0.5
+"""So soon at most a wait is thought over again."""
 
 MakeRouter = Callable[[Sequence[Choices], dict[tuple[int, int], Route]], Router]
 
@@ -226,6 +229,36 @@ class World:
         self.caches[self.prefill[request.prefill].cluster].hold(request.blocks)
         if request.landed:
             self._ready_to_decode(request)
+        elif self.settings.policy.anytime:
+            self._reconsider(request)
+
+    def _reconsider(self, request: Request) -> None:
+        """Anytime KV: whether to wait on, or to take what has landed and compute the rest at home."""
+        link = self.links[request.link]
+        left = link.transfers.left(request)
+        pace = link.transfers.pace_now
+        remaining = left / pace if pace > 0 else float("inf")
+        local = [each for each in self.choices[request.decode].local if self.usable(each)]
+        if not local:
+            return
+        rest = max(LEAST_COMPUTE_TOKENS, request.compute_tokens * left / request.wire_bits)
+        here = min(
+            station.wait_seconds() + station.curve.at(rest)
+            for station in (self.prefill[each.prefill] for each in local)
+        )
+        if here * ANYTIME_MARGIN < remaining:
+            self.leave_link(request)
+            self.elsewhere(request, "TransferSlow", 1 - left / request.wire_bits)
+        else:
+            again = self.env.timeout(
+                max(ANYTIME_SECONDS, remaining * ANYTIME_MARGIN), (request, request.attempts)
+            )
+            again.callbacks.append(self._still_waiting)
+
+    def _still_waiting(self, event: simpy.Event) -> None:
+        request, attempts = cast(tuple[Request, int], event.value)
+        if request.attempts == attempts and request.prefilled and not request.landed:
+            self._reconsider(request)
 
     def _landed(self, request: Request) -> None:
         request.landed = True

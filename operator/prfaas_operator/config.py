@@ -127,6 +127,54 @@ class Federation(_Part):
         return self
 
 
+class SignalsSource(_Part):
+    """Where price and carbon signals come from (docs/autoscaler.md): a file or an endpoint.
+
+    Attributes:
+        seconds: between two readings.
+    """
+
+    file: str | None = Field(default=None, min_length=1)
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$", max_length=2048)
+    seconds: Seconds = 300.0
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.file is None) == (self.url is None):
+            raise ValueError("give file or url, and not both")
+        return self
+
+
+class AcceleratorQuota(_Part):
+    """Accelerators that pools have together; pools as `PrefillPool namespace/name`."""
+
+    name: str = Field(min_length=1, max_length=63)
+    pools: tuple[str, ...] = Field(min_length=1, max_length=10_000)
+    accelerators: float = Field(ge=0, le=1e9)
+
+
+class Autoscaling(_Part):
+    """How sizes of pools in mode Managed are decided (docs/autoscaler.md).
+
+    Attributes:
+        interval_seconds: between two decisions.
+        round_seconds: the longest that one may take.
+        start_seconds: how long an instance takes to come while none has been measured.
+        unknown_seconds: so long engines may tell nothing before that is a condition.
+        budget_per_hour: what all managed pools of this cluster may cost; None: no bound.
+        carbon_price_per_kilogram: what carbon counts for beside the price.
+    """
+
+    interval_seconds: float = Field(default=15.0, ge=1, le=600)
+    round_seconds: Seconds = 60.0
+    start_seconds: Seconds = 180.0
+    unknown_seconds: Seconds = 120.0
+    budget_per_hour: float | None = Field(default=None, ge=0, le=1e9)
+    carbon_price_per_kilogram: float = Field(default=0.0, ge=0, le=1e6)
+    quotas: tuple[AcceleratorQuota, ...] = Field(default=(), max_length=64)
+    signals: SignalsSource | None = None
+
+
 _GIVEN_ABOVE = frozenset({"region", "trust_domain", "sidecar_image", "connector_image", "image_pull_policy"})
 
 
@@ -161,6 +209,7 @@ class OperatorConfig(_Part):
     leader_election: LeaderElection = LeaderElection()
     queue: Queue = Queue()
     health: Health = Health()
+    autoscaler: Autoscaling = Autoscaling()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     gateways: tuple[str, ...] | None = None
     image_pull_secrets: tuple[str, ...] = ()

@@ -165,6 +165,7 @@ def _status(
             message=f"{sizing.bad_hold}. It is ignored.",
         )
     limited = capacity.limited or sizing.limited or conditions.NOT_LIMITED
+    profile = sizing.verdict.profile if sizing.verdict is not None else None
     available = conditions.workloads_available(seen)
     stalled = contested(pool, conditions.stalled(seen, accepted, resolved))
     findings = (
@@ -177,6 +178,7 @@ def _status(
         conditions.kv_compatible(pool, seen),
         sizing.active,
         limited,
+        *([profile] if profile is not None else []),
     )
     word = limiting_word(limited, stalled, conditions.hindrance(available))
     return pool_status(pool, spec, seen, sizing, capacity, findings, word, now)

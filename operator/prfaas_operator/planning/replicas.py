@@ -15,6 +15,7 @@ from prfaas.api.conditions import ConditionType, Finding, Reason
 from prfaas.api.keys import MANAGER_SCALE
 from prfaas.api.v1alpha1 import ConditionStatus, HoldStatus, PoolSpec, Scaling, ScalingMode
 from prfaas_operator.planning.actions import ScalePool
+from prfaas_operator.planning.autoscale.verdict import ScalingVerdict
 from prfaas_operator.planning.overrides import BadOverride, hold_of
 from prfaas_operator.planning.values import ObservedPool
 
@@ -29,6 +30,7 @@ class Sizing:
         limited: a bound of the spec that keeps the pool from what was asked for.
         bad_hold: what is wrong with the hold's annotation.
         look_again_seconds: when the hold ends.
+        verdict: what the autoscaler says of it.
     """
 
     desired: int
@@ -38,22 +40,30 @@ class Sizing:
     limited: Finding | None = None
     bad_hold: str = ""
     look_again_seconds: float | None = None
+    verdict: ScalingVerdict | None = None
 
 
 def plan_size(pool: ObservedPool, spec: PoolSpec, now: datetime) -> Sizing:
     """The pool's size by mode, bounds and hold."""
-    active = _scaling_active(pool, spec)
-    target, limited, scale = spec.replicas, None, None
+    active = scaling_active(pool, spec)
+    target, limited, scale, verdict = spec.replicas, None, None, None
     if spec.scaling.mode is ScalingMode.MANAGED and active.status is ConditionStatus.TRUE:
-        target, limited = managed_target(spec.replicas, spec.scaling)
+        verdict = pool.scaling
+        # Decided for another size: the next decision comes within an interval.
+        decided = verdict is not None and verdict.for_replicas == spec.replicas
+        wanted = verdict.desired if verdict is not None and decided else spec.replicas
+        target, limited = managed_target(wanted, spec.scaling)
         if target != spec.replicas:
-            why = limited.message if limited is not None else "decided by prfaas"
+            why = limited.message if limited is not None else _why(verdict)
             scale = ScalePool(pool.key, pool.resource_version, spec.replicas, target, why)
+        if verdict is not None:
+            limited = limited or verdict.limited
+            active = _active_by(verdict)
     hold = hold_of(pool.annotations, now)
     if isinstance(hold, BadOverride):
-        return Sizing(target, active, scale=scale, limited=limited, bad_hold=hold.message)
+        return Sizing(target, active, scale=scale, limited=limited, bad_hold=hold.message, verdict=verdict)
     if hold is None:
-        return Sizing(target, active, scale=scale, limited=limited)
+        return Sizing(target, active, scale=scale, limited=limited, verdict=verdict)
     held = HoldStatus(replicas=hold.replicas, until=hold.until)
     message = f"Held at {hold.replicas} until {held.until:%Y-%m-%dT%H:%M:%SZ}"
     message += f": {hold.reason[:200]}." if hold.reason else "."
@@ -70,9 +80,7 @@ def plan_size(pool: ObservedPool, spec: PoolSpec, now: datetime) -> Sizing:
 
 
 def managed_target(wanted: int, scaling: Scaling) -> tuple[int, Finding | None]:
-    """What mode Managed makes of a wanted number: it clamps, and says so. A decision by load takes its place
-    here.
-    """
+    """The wanted number within the bounds of the spec, and what keeps it there."""
     fewest = 1 if scaling.min_replicas is None else scaling.min_replicas
     most = scaling.max_replicas if scaling.max_replicas is not None else max(wanted, fewest)
     if wanted < fewest:
@@ -88,7 +96,26 @@ def _limited(reason: Reason, message: str) -> Finding:
     return Finding(ConditionType.SCALING_LIMITED, ConditionStatus.TRUE, reason, message)
 
 
-def _scaling_active(pool: ObservedPool, spec: PoolSpec) -> Finding:
+def _why(verdict: ScalingVerdict | None) -> str:
+    if verdict is None:
+        return "decided by prfaas"
+    return f"{verdict.explanation.reason}: {verdict.explanation.message or 'decided by prfaas'}"
+
+
+def _active_by(verdict: ScalingVerdict) -> Finding:
+    told = verdict.explanation
+    if not verdict.active:
+        return _inactive(
+            Reason.LOAD_UNKNOWN,
+            f"The size stays at {verdict.for_replicas}: {told.message}. `prfaas status` shows the pods.",
+        )
+    return _active(
+        Reason.MANAGED, f"prfaas decides: {told.desired} instances, {told.reason}: {told.message}."
+    )
+
+
+def scaling_active(pool: ObservedPool, spec: PoolSpec) -> Finding:
+    """ScalingActive by the objects alone: mode, autoscalers, and who owns the field."""
     mode = spec.scaling.mode
     if mode is ScalingMode.STATIC:
         return _active(Reason.STATIC, "spec.replicas of the manifest decides.")

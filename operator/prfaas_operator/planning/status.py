@@ -18,6 +18,7 @@ from prfaas.api.v1alpha1 import (
     ScalingStatus,
     quantity_bytes,
 )
+from prfaas.api.v1alpha1.scaling import HISTORY_MAX, SENTENCE_MAX_CHARACTERS
 from prfaas_operator.planning.capacity import Capacity
 from prfaas_operator.planning.children import selector_text
 from prfaas_operator.planning.conditions import Picture, fingerprints
@@ -100,16 +101,26 @@ def _newest_fingerprint(revisions: tuple[RevisionStatus, ...], update: str | Non
 
 
 def _scaling(before: PoolStatus, sizing: Sizing, now: datetime) -> ScalingStatus | None:
+    """The last decisions, and why the size is what it is. What is not decided by load has no explanation."""
+    known = before.scaling or ScalingStatus()
+    explanation = sizing.verdict.explanation if sizing.verdict is not None else None
     if sizing.scale is None:
-        return before.scaling
+        after = known.model_copy(update={"explanation": explanation})
+        return after if after != ScalingStatus() else None
     limited = sizing.limited
+    reason = str(limited.reason) if limited is not None else "Decided"
+    decision = ScalingDecision(
+        time=now,
+        from_replicas=sizing.scale.replicas_before,
+        to_replicas=sizing.scale.replicas,
+        reason=explanation.reason if explanation is not None else reason,
+        message=sizing.scale.why[:SENTENCE_MAX_CHARACTERS] or None,
+        inputs=explanation.inputs if explanation is not None else None,
+    )
     return ScalingStatus(
-        last_decision=ScalingDecision(
-            time=now,
-            from_replicas=sizing.scale.replicas_before,
-            to_replicas=sizing.scale.replicas,
-            reason=str(limited.reason) if limited is not None else "Decided",
-        )
+        last_decision=decision,
+        history=(decision, *(known.history or ()))[:HISTORY_MAX],
+        explanation=explanation,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from prfaas.api.keys import PoolKind
 from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus
 from prfaas.pod_troubles import ContainerTrouble, PodTrouble
+from prfaas_operator.planning.autoscale.verdict import ScalingVerdict
 from prfaas_operator.planning.geography import Geography
 
 NOWHERE = Geography("", "")
@@ -289,6 +290,7 @@ class ObservedPool:
         partners: pools at the other ends of its routes.
         leftovers: kind and name of children of an earlier pool of the same name. The garbage collector takes
             them; until then nothing can be made under their names.
+        scaling: what the autoscaler says of it; None: nothing yet, or it is not managed.
         repair_pauses: by kind and name of a child, for how many seconds it is not put back, because it was
             too often.
     """
@@ -318,6 +320,7 @@ class ObservedPool:
     partners: tuple[PartnerPool, ...] = ()
     leftovers: tuple[str, ...] = ()
     geography: Geography = NOWHERE
+    scaling: ScalingVerdict | None = None
     repair_pauses: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -21,6 +21,7 @@ from prfaas.kube.transport import Transport
 from prfaas_operator.config import OperatorConfig
 from prfaas_operator.planning.values import PoolKey, RouteKey
 from prfaas_operator.runtime.audit import Audit
+from prfaas_operator.runtime.autoscaler import Autoscaler
 from prfaas_operator.runtime.certificates import AuthorityUnusable
 from prfaas_operator.runtime.elector import Elector, LeaseLost, Timings
 from prfaas_operator.runtime.engine_reports import HEALTH_PORT, EngineReports
@@ -145,6 +146,18 @@ class Operator:
             on_pass=self._passed,
         )
         self._fleet_pause_seconds = FLEET_PAUSE_SECONDS
+        self.autoscaler = Autoscaler(
+            config.autoscaler,
+            self.client,
+            self.store,
+            observer,
+            namespace=self.namespace,
+            metrics=self.metrics,
+            enqueue=self.enqueue,
+            clock=self._clock,
+            report_port=report_port,
+        )
+        observer.verdicts = self.autoscaler.verdicts
         self.federation = Federation(
             config,
             self.client,
@@ -249,10 +262,11 @@ class Operator:
         self._enqueue_all()
         self.enqueue(FLEET)
         federation = asyncio.create_task(self.federation.run(), name="federation")
+        autoscaler = asyncio.create_task(self.autoscaler.run(), name="autoscaler")
         try:
             await self.queue.run()
         finally:
-            await _end({federation})
+            await _end({federation, autoscaler})
 
     async def _kopf(self, stop: asyncio.Event, catch_signals: Callable[[], None]) -> None:
         scope: dict[str, Any] = (

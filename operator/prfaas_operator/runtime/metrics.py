@@ -63,6 +63,55 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.load_reports = Counter(
+            "prfaas_operator_load_reports_total",
+            "Questions to sidecars of managed pools for the load of their engine, by outcome.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.price_signals = Counter(
+            "prfaas_operator_price_signals_total",
+            "Readings of price and carbon signals, by outcome.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.scaling_rounds = Counter(
+            "prfaas_operator_scaling_rounds_total",
+            "Rounds of the autoscaler, by how they ended (ok, timeout, error).",
+            ["result"],
+            registry=self.registry,
+        )
+        self.scaling_changes = Counter(
+            "prfaas_operator_scaling_changes_total",
+            "Sizes of pools that the autoscaler has changed, by kind, direction and reason.",
+            ["kind", "direction", "reason"],
+            registry=self.registry,
+        )
+        # (desired, needed, what keeps one from the other) by kind, namespace and name of managed pools.
+        self.scaling_sizes: dict[tuple[str, str, str], tuple[int, int, str]] = {}
+        self.gauges(
+            "prfaas_operator_scaling_replicas",
+            "Instances of a managed pool that are asked for (desired), and that its load needs (needed).",
+            ("kind", "namespace", "name", "what"),
+            self._scaling_replicas,
+        )
+        self.gauges(
+            "prfaas_operator_scaling_limited",
+            "1 for what keeps a managed pool from the instances that it needs.",
+            ("kind", "namespace", "name", "reason"),
+            self._scaling_limits,
+        )
+
+    def _scaling_replicas(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        for place, (desired, needed, _) in tuple(self.scaling_sizes.items()):
+            yield (*place, "desired"), float(desired)
+            yield (*place, "needed"), float(needed)
+
+    def _scaling_limits(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        for place, (_, _, limit) in tuple(self.scaling_sizes.items()):
+            if limit:
+                yield (*place, limit), 1.0
+
     def count_write(self, call: Call, result: str) -> None:
         """One attempt to write that ended."""
         resource = str(call.resource) + (f"/{call.subresource}" if call.subresource else "")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from prfaas.api import keys
 from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus, RegionSpec
+from prfaas_operator.planning.autoscale.verdict import ScalingVerdict
 from prfaas_operator.planning.geography import Geography
 from prfaas_operator.planning.values import (
     ChildKind,
@@ -46,6 +47,7 @@ class Observer:
 
     Attributes:
         authority_id: of the region's authority, "" while there is none.
+        verdicts: what the autoscaler says, by pool.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Observer:
         self._parsed: OrderedDict[tuple[str, int], tuple[Any, tuple[SpecProblem, ...]]] = OrderedDict()
         self._started_at = datetime.now(UTC)
         self.authority_id = ""
+        self.verdicts: Mapping[PoolKey, ScalingVerdict] = {}
         self._own = Geography(region, region) if cluster is None else Geography(cluster, region)
         self._geography: tuple[tuple[tuple[str, str], ...], Geography] = ((), self._own)
 
@@ -143,6 +146,7 @@ class Observer:
             leftovers=tuple(self._leftovers(key, fact.uid)),
             reports=self._engine_reports(status, pods, observed_pods),
             geography=self.geography,
+            scaling=self.verdicts.get(key),
         )
 
     def _engine_reports(

@@ -25,7 +25,15 @@ from prfaas.kube.resources import (
     Resource,
 )
 from tests.helpers import eventually_async
-from tests.operator.runtime_world import Running, SmallPlanner, client_of, config_for, kubelets, pool_body, running
+from tests.operator.runtime_world import (
+    Running,
+    SmallPlanner,
+    client_of,
+    config_for,
+    kubelets,
+    pool_body,
+    running,
+)
 
 OWN, SERVING = "prfaas-system", "serving"
 
@@ -109,9 +117,7 @@ async def operator(of: Cluster, hub: Path | None = None, **federation: Any) -> A
             "allowed_namespaces": [SERVING],
             **federation,
         }
-    config = config_for(
-        of.kubeconfig, OWN, region=of.name, watch_namespaces=[SERVING], federation=values
-    )
+    config = config_for(of.kubeconfig, OWN, region=of.name, watch_namespaces=[SERVING], federation=values)
     async with running(config, SmallPlanner()) as world:
         of.running.append(world)
         yield world

@@ -135,6 +135,7 @@ class Federation:
                 self.region,
                 frozenset(federation.allowed_namespaces),
                 frozenset(federation.allowed_service_accounts),
+                federation.allowed_host_paths,
             ),
             clock=self._clock,
             chance=random.random,

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 MIRRORED = (*FEDERATION_RESOURCES, *CUSTOM_RESOURCES)
 UID_NAMESPACE = "kube-system"
-UID_KEY = "uid"
+UID_KEY, OFFERED_KEY = "uid", "offered"
 SETTLE_SECONDS = 0.3
 # Somebody may have accepted the deletes, or brought the hub back.
 FROZEN_LOOK_SECONDS = 5.0
@@ -96,6 +96,7 @@ class Mirror:
             for place in (watched if each.namespaced else (None,))
         ]
         self._memory = MirrorMemory()
+        self._offered = ""
         self.finding: Finding = not_listed_yet()
         self.refused: tuple[Refused, ...] = ()
 
@@ -154,7 +155,10 @@ class Mirror:
         plan = plan_mirror(HubPicture(uid, theirs), ours, self._memory, self._settings, self._clock())
         self._memory = plan.memory
         if plan.pin is not None:
-            await self._pin(plan.pin)
+            await self._pin({UID_KEY: plan.pin})
+            logger.warning("the hub is pinned: its kube-system has UID %s", plan.pin)
+        elif plan.finding.reason is Reason.FROZEN and uid != self._memory.pinned_uid != "":
+            await self._offer(uid)
         fresh = await self._carry_out(plan)
         self._tell(plan, fresh)
         if self.frozen:
@@ -183,13 +187,18 @@ class Mirror:
             self._memory, pinned_uid=pinned or self._memory.pinned_uid, accepted_uid=accepted
         )
 
-    async def _pin(self, uid: str) -> None:
+    async def _pin(self, data: dict[str, str]) -> None:
         body: Object = {
             "metadata": {"namespace": self._namespace, "name": keys.HUB_CONFIG_MAP},
-            "data": {UID_KEY: uid},
+            "data": data,
         }
         await self._local.apply(CONFIG_MAPS, body, field_manager=keys.MANAGER_MIRROR, force=True)
-        logger.warning("the hub is pinned: its kube-system has UID %s", uid)
+
+    async def _offer(self, uid: str) -> None:
+        """Say which hub would be accepted, for whoever does."""
+        if self._offered != uid:
+            await self._pin({UID_KEY: self._memory.pinned_uid, OFFERED_KEY: uid})
+            self._offered = uid
 
     async def _carry_out(self, plan: MirrorPlan) -> tuple[Refused, ...]:
         """Do it; what this API server refused now."""

@@ -49,6 +49,7 @@ DnsLabel = Annotated[str, AfterValidator(_label)]
 Domain = Annotated[str, AfterValidator(_domain)]
 Image = Annotated[str, AfterValidator(_image)]
 Address = Annotated[str, AfterValidator(_address)]
+HostPath = Annotated[str, Field(pattern=r"^/([^./][^/]*/)*[^./][^/]*$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -106,6 +107,7 @@ class Federation(_Part):
         hub_kubeconfig: file with the way to the hub, with source Hub.
         allowed_namespaces: into which the mirror may write; empty: none.
         allowed_service_accounts: that mirrored pods may use, besides `default`.
+        allowed_host_paths: folders of nodes that mirrored pods may mount read-only; none by default.
         host_ports: first and last port of nodes that pools may use.
         kv_proxy_address: host:port of this region's proxy for KV.
     """
@@ -115,6 +117,7 @@ class Federation(_Part):
     hub_namespace: DnsLabel | None = None
     allowed_namespaces: tuple[DnsLabel, ...] = ()
     allowed_service_accounts: tuple[str, ...] = ()
+    allowed_host_paths: tuple[HostPath, ...] = ()
     host_ports: tuple[int, int] | None = None
     kv_proxy_address: Address | None = None
 
@@ -188,6 +191,7 @@ class OperatorConfig(_Part):
         health_listen: for `/healthz`, `/readyz` and `/metrics`.
         gateway_name: the last part of the gateways' identity.
         certificate_seconds: validity of what is issued.
+        rotation_seconds: how long everybody gets to take over each step of a rotation of the authority.
         gateways, image_pull_secrets, connector_as_image_volume, prefill_addresses, listen_address: as in
             `prfaas_operator.injection.settings.Settings`.
     """
@@ -206,6 +210,7 @@ class OperatorConfig(_Part):
     gateway_name: DnsLabel = "prfaas-gateway"
     # Renewed after two thirds, of which five minutes are for clocks that lag: less had no end.
     certificate_seconds: int = Field(default=30 * 86_400, ge=600)
+    rotation_seconds: int = Field(default=900, ge=1, le=30 * 86_400)
     leader_election: LeaderElection = LeaderElection()
     queue: Queue = Queue()
     health: Health = Health()

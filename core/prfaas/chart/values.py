@@ -25,6 +25,7 @@ AccountName = Annotated[
     ),
 ]
 Cidr = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
+HostPath = Annotated[str, StringConstraints(pattern=r"^/([^./][^/]*/)*[^./][^/]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Level = Literal["debug", "info", "warning", "error"]
 Labels = dict[str, str]
@@ -223,6 +224,13 @@ class Federation(Section):
         max_length=64,
         json_schema_extra={"uniqueItems": True},
         description="Service accounts that mirrored pods may use beside default: NAME or NAMESPACE/NAME.",
+    )
+    allowed_host_paths: list[HostPath] = Field(
+        default=[],
+        max_length=64,
+        json_schema_extra={"uniqueItems": True},
+        description="Folders of nodes that mirrored pods may mount, read-only, with all below them: weights "
+        "that lie on the nodes.",
     )
     host_ports: list[Port] = Field(
         default=[],

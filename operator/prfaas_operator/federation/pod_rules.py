@@ -15,13 +15,17 @@ DEFAULT_ACCOUNT = "default"
 
 
 def forbidden(
-    pool_spec: Mapping[str, Any], namespace: str, allowed_service_accounts: frozenset[str]
+    pool_spec: Mapping[str, Any],
+    namespace: str,
+    allowed_service_accounts: frozenset[str],
+    allowed_host_paths: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """What is against the rules in a pool's pods, each with its field."""
     found: list[str] = []
     for path, template in _templates(pool_spec):
         spec = _mapping(template.get("spec"))
         found += _of_pod(f"{path}.spec", spec, namespace, allowed_service_accounts)
+        found += _host_paths(f"{path}.spec", spec, allowed_host_paths)
     return tuple(found)
 
 
@@ -29,9 +33,6 @@ def _of_pod(path: str, spec: Mapping[str, Any], namespace: str, allowed: frozens
     for name in _HOST_FIELDS:
         if spec.get(name):
             yield f"{path}.{name}: not in a mirrored pool"
-    for volume in _list(spec.get("volumes")):
-        if "hostPath" in volume:
-            yield f"{path}.volumes[{volume.get('name')}].hostPath: not in a mirrored pool"
     # The deprecated name of the field works as the other does.
     for field in ("serviceAccountName", "serviceAccount"):
         account = spec.get(field) or DEFAULT_ACCOUNT
@@ -53,6 +54,31 @@ def _of_pod(path: str, spec: Mapping[str, Any], namespace: str, allowed: frozens
             added = {str(each) for each in _mapping(context.get("capabilities")).get("add") or ()}
             for capability in sorted(added & _CAPABILITIES):
                 yield f"{where}.capabilities.add: {capability} not in a mirrored pool"
+
+
+def _host_paths(path: str, spec: Mapping[str, Any], allowed: tuple[str, ...]) -> Iterator[str]:
+    """Folders of nodes: those that are allowed, read-only."""
+    names = set()
+    for volume in _list(spec.get("volumes")):
+        if "hostPath" not in volume:
+            continue
+        names.add(volume.get("name"))
+        folder = str(_mapping(volume["hostPath"]).get("path"))
+        if not any(_is_below(folder, each) for each in allowed):
+            yield (
+                f"{path}.volumes[{volume.get('name')}].hostPath: {folder} is not in "
+                "federation.allowedHostPaths here"
+            )
+    for field in _CONTAINERS:
+        for container in _list(spec.get(field)):
+            for mount in _list(container.get("volumeMounts")):
+                if mount.get("name") in names and mount.get("readOnly") is not True:
+                    where = f"{path}.{field}[{container.get('name')}].volumeMounts[{mount.get('name')}]"
+                    yield f"{where}: a folder of the node has to be readOnly in a mirrored pool"
+
+
+def _is_below(folder: str, allowed: str) -> bool:
+    return ".." not in folder and f"{folder}/".startswith(f"{allowed.rstrip('/')}/")
 
 
 def _windows_host_process(holder: Mapping[str, Any]) -> bool:

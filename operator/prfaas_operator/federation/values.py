@@ -69,6 +69,7 @@ class MirrorSettings:
     Attributes:
         allowed_namespaces: into which anything may be written.
         allowed_service_accounts: that pods may use, as `name` or `namespace/name`; `default` always.
+        allowed_host_paths: folders of nodes that pods may mount read-only, with what is below them.
         kept_seconds: how long an object has to be gone in the hub before it is deleted here, so that what
             goes at once is seen at once.
         retry_seconds: after which a refusal of this cluster's API server is put to the test again.
@@ -78,6 +79,7 @@ class MirrorSettings:
     region: str
     allowed_namespaces: frozenset[str] = frozenset()
     allowed_service_accounts: frozenset[str] = frozenset()
+    allowed_host_paths: tuple[str, ...] = ()
     kept_seconds: float = 3.0
     retry_seconds: float = 60.0
 

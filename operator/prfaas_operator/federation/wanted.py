@@ -108,7 +108,9 @@ def _why_not(found: HubObject, settings: MirrorSettings) -> str | None:
             "spec.placement.clusters, so that routes of other clusters can name it"
         )
     if settings.cluster in clusters:
-        problems = forbidden(found.spec, key.namespace, settings.allowed_service_accounts)
+        problems = forbidden(
+            found.spec, key.namespace, settings.allowed_service_accounts, settings.allowed_host_paths
+        )
         return "; ".join(problems) or None
     return None
 

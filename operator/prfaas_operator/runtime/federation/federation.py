@@ -46,6 +46,7 @@ class Federation:
         fence: also around writes to the hub.
         identity: of this process.
         authority_id: of the authority that signs here.
+        rotation: how far its rotation is, "" without one.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Federation:
         namespaces: tuple[str | None, ...],
         identity: str,
         authority_id: Callable[[], str],
+        rotation: Callable[[], str],
         user_agent: str,
         clock: Callable[[], float],
     ) -> None:
@@ -105,6 +107,7 @@ class Federation:
             gateways=self.gateways,
             hub_findings=self.hub_findings,
             authority_id=authority_id,
+            rotation=rotation,
             reports_here=self._reports_here,
             clock=clock,
         )

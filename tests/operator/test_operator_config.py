@@ -43,7 +43,9 @@ def test_every_optional_setting_of_the_injection_can_be_set() -> None:
         "gateways": ["spiffe://example.org/region/*/ns/edge/gateway/*"],
         "image_pull_policy": "Always",
     }
-    told = config(**more).injection_settings().model_dump(mode="json")
+    federation = {"host_ports": [32000, 32010], "kv_proxy_address": "kv.eu.example.org:7411"}
+    told = config(**more, federation=federation).injection_settings().model_dump(mode="json")
+    more |= federation
     assert {name: told[name] for name in more} == more
     optional = {name for name, field in Settings.model_fields.items() if not field.is_required()}
     assert optional - set(more) == {"version", "log_level"}, "a setting that no file can set"

@@ -44,6 +44,8 @@ LABEL_CLUSTER: Final = "prfaas.io/cluster"
 LABEL_MIRRORED: Final = "prfaas.io/mirrored"
 ANNOTATION_MIRRORED_FROM: Final = "prfaas.io/mirrored-from"
 ANNOTATION_ACCEPT_DELETES: Final = "prfaas.io/accept-deletes"
+# On the Secret of the authority: it is being replaced; the value is the time of the last step.
+ANNOTATION_ROTATE_CA: Final = "prfaas.io/rotate-ca"
 
 MANAGER_CHILDREN: Final = "prfaas-operator"
 MANAGER_STATUS: Final = "prfaas-operator-status"

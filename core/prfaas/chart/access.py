@@ -127,8 +127,8 @@ ACCESS: Final = (
         "the gateways of this cluster, which tell how they see other regions",
     ),
     Access(
-        _OPERATOR, _OWN, "", ("secrets",), ("get",),
-        "the region's authority", (keys.CA_SECRET,),
+        _OPERATOR, _OWN, "", ("secrets",), ("get", "patch"),
+        "the region's authority, and its rotation", (keys.CA_SECRET,),
     ),
     Access(
         _OPERATOR, _OWN, "", ("secrets",), ("get", "patch"),

@@ -121,12 +121,18 @@ def _shape(hops: Sequence[Hop]) -> dict[str, bool]:
 
 
 def trust_bundle_valid(
-    bundle: str | None, fact: BundleFact, now: datetime, *, own_authority_id: str | None = None
+    bundle: str | None,
+    fact: BundleFact,
+    now: datetime,
+    *,
+    own_authority_id: str | None = None,
+    rotation: str = "",
 ) -> Finding:
     """TrustBundleValid of a region.
 
     Args:
         own_authority_id: of the authority that signs, for the own region only; None for others.
+        rotation: how far its rotation is, for the own region only; "" without one.
     """
     type_ = ConditionType.TRUST_BUNDLE_VALID
     bad = ConditionStatus.FALSE
@@ -146,6 +152,8 @@ def trust_bundle_valid(
             "believe this one. Run prfaas federation init again, and join."
         )
         return Finding(type_, bad, Reason.AUTHORITY_NOT_IN_BUNDLE, text)
+    if rotation:
+        return Finding(type_, ConditionStatus.TRUE, Reason.ROTATING, rotation)
     if len(fact.ids) > 1:
         text = f"The bundle has {len(fact.ids)} authorities: one is being replaced."
         return Finding(type_, ConditionStatus.TRUE, Reason.ROTATING, text)

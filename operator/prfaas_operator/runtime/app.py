@@ -122,6 +122,7 @@ class Operator:
             region=config.region,
             authority_known=self._enqueue_all,
         )
+            rotation_settle=timedelta(seconds=config.rotation_seconds),
         reconcile = Reconciler(
             self.client,
             self.store,
@@ -168,7 +169,8 @@ class Operator:
             namespace=self.namespace,
             namespaces=self.namespaces,
             identity=identity,
-            authority_id=lambda: observer.authority_id,
+            authority_id=lambda: executor.authority.signing_id if executor.authority is not None else "",
+            rotation=lambda: self._fleet.rotation.plan.message,
             user_agent=USER_AGENT,
             clock=self._clock,
         )

@@ -23,6 +23,9 @@ CLOCK_SKEW = timedelta(minutes=5)
 # Each pass over a pool reads its certificate again.
 REMEMBERED = 2048
 CERTIFICATE, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"
+# While an authority is replaced: the one that is to sign next, and the one that signed before.
+NEXT_CERTIFICATE, NEXT_KEY, PREVIOUS_CERTIFICATE = "next.crt", "next.key", "previous.crt"
+AUTHORITIES_MAX = 8
 
 
 class AuthorityUnusable(Exception):  # noqa: N818 - says what is the matter
@@ -40,18 +43,39 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The region's certificate authority."""
+    """The region's certificate authority.
+
+    Attributes:
+        others: what the region trusts for itself beside it: the other one of a rotation, or what somebody put
+            into `ca.crt`.
+        kept: the rest of the Secret's data, of a rotation (base64).
+    """
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
+    others: tuple[x509.Certificate, ...] = ()
+    kept: tuple[tuple[str, str], ...] = ()
 
     @property
     def pem(self) -> bytes:
+        """Its own certificate."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     @property
+    def bundle(self) -> bytes:
+        """All that the region trusts for itself, itself first."""
+        return b"".join(
+            each.public_bytes(serialization.Encoding.PEM) for each in (self.certificate, *self.others)
+        )
+
+    @property
     def id(self) -> str:
-        """SHA-256 of its certificate."""
+        """Changes with what signs and with what is trusted: certificates of another are due."""
+        return authority_id(self.bundle)
+
+    @property
+    def signing_id(self) -> str:
+        """SHA-256 of its own certificate."""
         return authority_id(self.pem)
 
     @property
@@ -60,8 +84,12 @@ class Authority:
 
     def data(self) -> dict[str, str]:
         """Itself, as the data of a Secret (base64)."""
-        pem = _base64(self.pem)
-        return {CERTIFICATE: pem, KEY: _base64(_key_pem(self.key)), AUTHORITY: pem}
+        return {
+            **dict(self.kept),
+            CERTIFICATE: _base64(self.pem),
+            KEY: _base64(_key_pem(self.key)),
+            AUTHORITY: _base64(self.bundle),
+        }
 
     def issue(self, identity: str, *, valid: timedelta, now: datetime) -> dict[str, str]:
         """A new key and a certificate for both ends of TLS, as the data of a Secret (base64)."""
@@ -91,7 +119,7 @@ class Authority:
         return {
             CERTIFICATE: _base64(certificate.public_bytes(serialization.Encoding.PEM)),
             KEY: _base64(_key_pem(key)),
-            AUTHORITY: _base64(self.pem),
+            AUTHORITY: _base64(self.bundle),
         }
 
 
@@ -135,7 +163,22 @@ def load_authority(data: Mapping[str, str], *, source: str) -> Authority:
         raise AuthorityUnusable(
             f"{source}: must hold {CERTIFICATE} and {KEY} of an authority: {type(error).__name__} {error}"
         ) from error
-    return Authority(certificate, key)
+    kept = tuple(
+        (name, data[name]) for name in (NEXT_CERTIFICATE, NEXT_KEY, PREVIOUS_CERTIFICATE) if name in data
+    )
+    return Authority(certificate, key, _others(data.get(AUTHORITY), certificate, source), kept)
+
+
+def _others(encoded: str | None, own: x509.Certificate, source: str) -> tuple[x509.Certificate, ...]:
+    if not encoded:
+        return ()
+    try:
+        found = x509.load_pem_x509_certificates(base64.b64decode(encoded))
+    except ValueError as error:
+        raise AuthorityUnusable(f"{source}: {AUTHORITY} holds something that is no certificate") from error
+    if len(found) > AUTHORITIES_MAX:
+        raise AuthorityUnusable(f"{source}: {AUTHORITY} holds more than {AUTHORITIES_MAX} certificates")
+    return tuple(dict.fromkeys(each for each in found if each != own))
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -153,13 +196,16 @@ def describe(certificate_pem: bytes) -> Described:
 
 
 @lru_cache(maxsize=16)
-def authority_id(pem: bytes) -> str:
-    """SHA-256 (hexadecimal) of an authority's certificate in DER, "" when it is none."""
+def authority_id(bundle: bytes) -> str:
+    """SHA-256 (hexadecimal) over the certificates of a bundle in DER, "" when it holds none."""
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
+        found = x509.load_pem_x509_certificates(bundle)
     except ValueError:
         return ""
-    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+    digest = hashlib.sha256()
+    for certificate in found:
+        digest.update(certificate.public_bytes(serialization.Encoding.DER))
+    return digest.hexdigest()
 
 
 def now_utc() -> datetime:

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from prfaas.api import keys
 from prfaas.api.keys import PoolKind
 from prfaas.api.snapshot import Snapshot
@@ -17,6 +20,7 @@ from prfaas.kube.api import KubeApi
 from prfaas.kube.resources import CONFIG_MAPS, SECRETS, Object
 from prfaas_operator.planning import certificates as renewal
 from prfaas_operator.planning.actions import IssueCertificate
+from prfaas_operator.planning.rotation import SETTLE
 from prfaas_operator.planning.snapshot import SnapshotRoute, pool_for_snapshot
 from prfaas_operator.planning.values import PoolKey, RouteKey
 from prfaas_operator.runtime import certificates
@@ -26,6 +30,7 @@ from prfaas_operator.runtime.facts import CustomValue, Fact
 from prfaas_operator.runtime.observer import Observer, parse_spec
 from prfaas_operator.runtime.planner import Planner
 from prfaas_operator.runtime.queue import RetryLater
+from prfaas_operator.runtime.rotation import Rotation
 from prfaas_operator.runtime.store import Store
 
 logger = logging.getLogger(__name__)
@@ -44,6 +49,7 @@ POOL_KINDS: tuple[PoolKind, ...] = (keys.PREFILL_POOL, keys.DECODE_POOL)
 # Nobody watches the own namespace: so long may it take until what somebody deleted there is made again.
 LOOK_SECONDS = 60.0
 LEAST_LIFE = timedelta(minutes=10)
+LEAST_PAUSE_SECONDS = 2.0
 LABELS = {keys.LABEL_MANAGED_BY: keys.MANAGED_BY}
 
 
@@ -65,6 +71,7 @@ class Fleet:
         namespace: str,
         region: str,
         authority_known: Callable[[], None],
+        rotation_settle: timedelta = SETTLE,
     ) -> None:
         self._api = api
         self._store = store
@@ -74,6 +81,14 @@ class Fleet:
         self._namespace = namespace
         self._region = region
         self._authority_known = authority_known
+        self.rotation = Rotation(
+            api,
+            namespace=namespace,
+            region=region,
+            region_trusts=self._region_trusts,
+            old_leaves=self._old_leaves,
+            settle=rotation_settle,
+        )
         self._told: dict[PoolKey, tuple[str, int]] = {}
 
     def has_told(self, pool: PoolKey, uid: str, generation: int) -> bool:
@@ -112,7 +127,28 @@ class Fleet:
             raise RetryLater(str(error), 30.0) from error
         due_seconds = await self._certify(now)
         await self._tell_gateways(now)
-        return min(resync_seconds, due_seconds, LOOK_SECONDS)
+        again = self.rotation.plan.look_again_seconds
+        rotation_seconds = LOOK_SECONDS if again is None else max(LEAST_PAUSE_SECONDS, again)
+        return min(resync_seconds, due_seconds, LOOK_SECONDS, rotation_seconds)
+
+    def _region_trusts(self) -> frozenset[str] | None:
+        """Authorities in the own Region's trustBundle."""
+        fact = self._observer.geography.regions.get(self._region)
+        if fact is None:
+            return None
+        try:
+            found = x509.load_pem_x509_certificates((fact.trust or "").encode())
+        except ValueError:
+            return frozenset()
+        return frozenset(certificates.authority_id(each.public_bytes(Encoding.PEM)) for each in found)
+
+    def _old_leaves(self, authority_id: str) -> int:
+        """Certificates of pools and gateways that are not of this authority with what it trusts."""
+        return sum(
+            1
+            for fact in (*self._store.secrets, *self._store.own_secrets)
+            if fact.value.certificate and certificates.authority_id(fact.value.authority) != authority_id
+        )
 
     async def _know_authority(self) -> None:
         """Use the stored authority. Asked each time: somebody may have deleted it, or put another there.
@@ -140,6 +176,9 @@ class Fleet:
         except errors.NotFound:
             body = await self._make_authority(held)
         stored = certificates.load_authority(body.get("data") or {}, source=source)
+        if await self.rotation.advance(body, stored, datetime.now(UTC)):
+            body = await self._api.get(SECRETS, self._namespace, keys.CA_SECRET)
+            stored = certificates.load_authority(body.get("data") or {}, source=source)
         if _ends(stored):
             raise AuthorityUnusable(
                 f"{source}: it ends at {stored.ends_at:%Y-%m-%dT%H:%M:%SZ}: put another there"
@@ -203,7 +242,11 @@ class Fleet:
         )
         routes = (
             SnapshotRoute(
-                RouteKey(fact.namespace, fact.name), fact.value.created_at, spec, fact.value.annotations
+                RouteKey(fact.namespace, fact.name),
+                fact.value.created_at,
+                spec,
+                fact.value.annotations,
+                self._observer.measured_of(RouteKey(fact.namespace, fact.name)).threshold_tokens,
             )
             for fact in self._store.routes
             if not fact.value.deleted

@@ -8,6 +8,7 @@ from prfaas.commands.federation.accept import accept_deletes
 from prfaas.commands.federation.check import check
 from prfaas.commands.federation.initialise import init
 from prfaas.commands.federation.join import join
+from prfaas.commands.federation.rotate import rotate_ca
 
 
 @click.group(
@@ -21,5 +22,5 @@ def federation() -> None:
     """Make clusters known to one another, and see what keeps them apart (docs/federation.md)."""
 
 
-for each in (init, join, check, accept_deletes):
+for each in (init, join, check, accept_deletes, rotate_ca):
     federation.add_command(each)

@@ -80,7 +80,7 @@ async def place(
         click.ClickException: it cannot be told, or differs from the options.
     """
     label = label_of(target)
-    namespace = target.namespace or await _operator_namespace(api, label)
+    namespace = target.namespace or await operator_namespace(api, label)
     told = await _snapshot(api, namespace)
     for option, given, known in (
         ("--region", region, told.get("region")),
@@ -100,7 +100,7 @@ async def place(
     return Place(api, namespace, str(name), str(told.get("cluster") or cluster or name), label)
 
 
-async def _operator_namespace(api: KubeApi, label: str) -> str:
+async def operator_namespace(api: KubeApi, label: str) -> str:
     leases = await api.list(LEASES, field_selector=f"metadata.name={keys.OPERATOR_LEASE}")
     places = sorted({each["metadata"]["namespace"] for each in leases})
     if len(places) == 1:

@@ -38,6 +38,7 @@ class RegionStatusWriter:
         own_region: of this cluster.
         hub_findings: HubReachable, MirrorReady and TokenValid, as far as they are known.
         authority_id: of the authority that signs here, "" when it is not known.
+        rotation: how far its rotation is, "" without one.
         reports_here: names of the clusters that report into this API server themselves; None: nobody else's
             reports belong here, as this cluster mirrors a hub that has them.
     """
@@ -51,6 +52,7 @@ class RegionStatusWriter:
         gateways: GatewayViews,
         hub_findings: Callable[[], tuple[Finding, ...]],
         authority_id: Callable[[], str],
+        rotation: Callable[[], str] = lambda: "",
         reports_here: Callable[[], frozenset[str] | None],
         clock: Callable[[], float],
     ) -> None:
@@ -58,6 +60,7 @@ class RegionStatusWriter:
         self._own_region = own_region
         self._regions, self._gateways = regions, gateways
         self._hub_findings, self._authority_id = hub_findings, authority_id
+        self._rotation = rotation
         self._reports_here = reports_here
         self._clock = clock
         self.wake = Wake()
@@ -108,6 +111,7 @@ class RegionStatusWriter:
                 read_bundle(bundle) if bundle is not None else judge.BundleFact(),
                 now,
                 own_authority_id=(self._authority_id() or None) if own else None,
+                rotation=self._rotation() if own else "",
             ),
         ]
         if own:

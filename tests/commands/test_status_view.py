@@ -152,7 +152,7 @@ def test_a_pool_that_waits_for_pods_says_once_what_they_do() -> None:
 def test_a_pair_of_which_nothing_is_known_yet_is_not_called_incompatible() -> None:
     unknown = {"prefillPool": "long", "compatible": "Unknown", "reason": "FingerprintUnknown"}
     shown = text_of(fleets.fleet(fleets.route(pairs=(unknown,)), leases=[]), width=160)
-    assert "with ppool/long: 0 prefill, 0 decode ready, not known yet whether compatible\n" in shown
+    assert "with ppool/long: no pair of ready engines yet\n" in shown
 
 
 def test_a_status_of_a_newer_operator_that_cannot_be_read_says_so() -> None:

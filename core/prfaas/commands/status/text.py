@@ -13,6 +13,7 @@ from rich.text import Text
 from prfaas.api.conditions import Reason
 from prfaas.commands.durations import short_duration
 from prfaas.commands.plain import plain
+from prfaas.commands.status.regions_text import links_table, regions_table
 from prfaas.commands.status.view import (
     EndpointState,
     EndpointView,
@@ -48,7 +49,7 @@ _STYLES = {
 
 
 def screen(fleet: FleetView, *, namespaces: bool, most_rows: int | None = None) -> RenderableType:
-    """The whole screen.
+    """The whole screen: operator, regions and links, pools, routes, pods.
 
     Args:
         namespaces: whether to show them, when there may be several.
@@ -77,6 +78,10 @@ def screen(fleet: FleetView, *, namespaces: bool, most_rows: int | None = None) 
     ]
     if left_out:
         parts.append(Text(f"shown     {', '.join(left_out)}; what is not well comes first", style="dim"))
+    if fleet.regions:
+        parts += ["", regions_table(fleet.regions)]
+    if fleet.links:
+        parts += ["", links_table(fleet.links)]
     if pools:
         parts += ["", _pools(pools, namespaces)]
     if routes:
@@ -155,9 +160,9 @@ def _pair(pair: PairView) -> str:
         return f"with ppool/{pair.prefill_pool}: {engines}"
     if pair.compatible == "False":
         return f"with ppool/{pair.prefill_pool}: not compatible ({pair.reason or 'not known why'}), {engines}"
+    # Engines of one side alone are not counted: the numbers are of those that fit together.
     unknown = pair.reason in (None, Reason.FINGERPRINT_UNKNOWN)
-    why = "" if unknown else f" ({pair.reason})"
-    return f"with ppool/{pair.prefill_pool}: {engines}, not known yet whether compatible{why}"
+    return f"with ppool/{pair.prefill_pool}: {'no pair of ready engines yet' if unknown else pair.reason}"
 
 
 def _table(columns: Iterable[str], last: str, namespaces: bool) -> Table:

@@ -121,8 +121,8 @@ class Operator:
             namespace=self.namespace,
             region=config.region,
             authority_known=self._enqueue_all,
-        )
             rotation_settle=timedelta(seconds=config.rotation_seconds),
+        )
         reconcile = Reconciler(
             self.client,
             self.store,

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import click
 
 from prfaas.api.keys import ANNOTATION_HOLD, ANNOTATION_LOCAL_ONLY, MANAGER_CLI
-from prfaas.api.v1alpha1.pools import REPLICAS_MAX
+from prfaas.api.v1alpha1.placement import REPLICAS_MAX
 from prfaas.commands.cluster import Target, cluster_options, run
 from prfaas.commands.durations import parse_duration, short_duration
 from prfaas.kube import errors
@@ -80,13 +80,13 @@ def hold(
         raise click.UsageError("--release ends a hold: leave out --replicas and --for")
     if not release and (replicas is None or length is None):
         raise click.UsageError("give --replicas and --for, or --release")
-    resources, name = _named(pool)
+    resources, name = named_pool(pool)
     target = Target(kubeconfig, context, namespace)
     place = target.namespace_or_default()
     _check_reason(reason)
 
     async def work(api: KubeApi) -> tuple[Resource, datetime | None]:
-        resource = await _only_one(api, resources, place, name)
+        resource = await only_one(api, resources, place, name)
         until = _until(length, api)
         value = None if until is None else _override(until, reason, replicas=replicas)
         await _annotate(api, resource, place, name, ANNOTATION_HOLD, value)
@@ -136,7 +136,7 @@ def route(
     _check_reason(reason)
 
     async def work(api: KubeApi) -> datetime | None:
-        await _only_one(api, (PREFILL_ROUTES,), place, name)
+        await only_one(api, (PREFILL_ROUTES,), place, name)
         until = _until(length, api)
         value = None if until is None else _override(until, reason)
         await _annotate(api, PREFILL_ROUTES, place, name, ANNOTATION_LOCAL_ONLY, value)
@@ -150,7 +150,8 @@ def route(
     click.echo(f"To end it now: prfaas route {name} -n {place} --normal")
 
 
-def _named(text: str) -> tuple[tuple[Resource, ...], str]:
+def named_pool(text: str) -> tuple[tuple[Resource, ...], str]:
+    """Kinds and name that `ppool/long` or `pool/long` may mean."""
     kind, slash, name = text.partition("/")
     resources = _POOL_KINDS.get(kind.lower().removesuffix(".prfaas.io"))
     if not slash or not name or resources is None:
@@ -177,7 +178,7 @@ def _override(until: datetime, reason: str, **values: int | None) -> str:
     return json.dumps(document | ({"reason": reason} if reason else {}))
 
 
-async def _only_one(api: KubeApi, resources: tuple[Resource, ...], namespace: str, name: str) -> Resource:
+async def only_one(api: KubeApi, resources: tuple[Resource, ...], namespace: str, name: str) -> Resource:
     """The one kind that has an object of that name."""
     found = []
     for resource in resources:

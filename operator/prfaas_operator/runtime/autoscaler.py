@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -58,6 +58,7 @@ from prfaas_operator.planning.autoscale.verdict import ScalingVerdict, renewed, 
 from prfaas_operator.planning.values import ObservedPool, PoolKey
 from prfaas_operator.runtime.facts import CustomValue, Fact
 from prfaas_operator.runtime.gateway_demand import Demand, GatewayDemand
+from prfaas_operator.runtime.link_measurements import LinkMeasurements
 from prfaas_operator.runtime.metrics import Metrics
 from prfaas_operator.runtime.observer import Observer, parse_spec
 from prfaas_operator.runtime.price_signals import PriceSignals
@@ -101,7 +102,6 @@ class Autoscaler:
 
     Args:
         enqueue: has a pool looked at.
-        links: measurements of links between regions.
         wall: seconds since the epoch.
 
     Attributes:
@@ -120,7 +120,6 @@ class Autoscaler:
         enqueue: Callable[[PoolKey], None],
         clock: Callable[[], float],
         report_port: int,
-        links: Callable[[], Iterable[LinkObservation]] = tuple,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
@@ -130,7 +129,7 @@ class Autoscaler:
         self._enqueue = enqueue
         self._clock = clock
         self._wall = wall
-        self._links = links
+        self._links = LinkMeasurements(api, clock=clock)
         self._loads = SidecarLoads(
             clock=wall, count=lambda outcome: metrics.load_reports.labels(outcome).inc(), port=report_port
         )
@@ -185,8 +184,10 @@ class Autoscaler:
             for key, pool in pools.items()
             if (found := self._see(key, pool, told, demand, lengths, now)) is not None
         }
+        regions = {each.region for found in seen.values() for each in found.observed}
+        links = await self._links.ask() if len(regions) > 1 else ()
         try:
-            observation, settings = self._question(seen, now)
+            observation, settings = self._question(seen, links, now)
             begun = self._clock()
             # A plan of many pools takes seconds, in which leases and watches must not wait.
             decision = await asyncio.to_thread(
@@ -354,7 +355,9 @@ class Autoscaler:
 
     # --- what is asked
 
-    def _question(self, seen: Mapping[PoolKey, _Seen], now: datetime) -> tuple[Observation, Settings]:
+    def _question(
+        self, seen: Mapping[PoolKey, _Seen], links: tuple[LinkObservation, ...], now: datetime
+    ) -> tuple[Observation, Settings]:
         config = self._config
         names = {key: tuple(each.name for each in found.observed) for key, found in seen.items()}
         routes = route_observations(
@@ -367,7 +370,7 @@ class Autoscaler:
         observation = Observation(
             pools,
             tuple(routes),
-            tuple(self._links()),
+            links,
             tuple(Quota(each.name, frozenset(each.pools), each.accelerators) for each in config.quotas),
             self._signals.current,
         )

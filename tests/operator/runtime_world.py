@@ -28,6 +28,7 @@ from prfaas_operator.planning.actions import (
     Plan,
     ScaleChild,
 )
+from prfaas_operator.planning.geography import Geography
 from prfaas_operator.planning.snapshot import SnapshotPool, SnapshotRoute
 from prfaas_operator.planning.values import (
     ChildKind,
@@ -188,7 +189,11 @@ class SmallPlanner:
         return Plan(events=(Event(EventType.WARNING, failed.code, failed.message[:200]),))
 
     def snapshot(
-        self, pools: Iterable[SnapshotPool], routes: Iterable[SnapshotRoute], now: datetime
+        self,
+        pools: Iterable[SnapshotPool],
+        routes: Iterable[SnapshotRoute],
+        now: datetime,
+        geography: Geography,
     ) -> Snapshot:
         return Snapshot.sealed(region="eu", trust_domain="example.org", models=())
 

@@ -22,6 +22,7 @@ from prfaas_gateway.tls import Credentials
 
 _MAX_ANSWER_BYTES = 1 << 20
 _FILE_PIECE_BYTES = 1 << 20
+_CONNECT_ANEW = 401
 _PROBE_ID = "0" * 32
 _CODES = frozenset(
     {
@@ -309,11 +310,15 @@ class ControlClient:
             raise ControlError("NotAuthorised", retryable=True, blames_peer=False)
         url = target.url.with_path(target.prefix + path.removeprefix("/v1"))
         try:
-            async with (
-                self.ways.until_lost(region),
-                self._request(method, url, context, self.ways.server_name, **arguments) as response,
-            ):
-                yield response
+            async with self.ways.until_lost(region):
+                for again in (True, False):
+                    async with self._request(
+                        method, url, context, self.ways.server_name, **arguments
+                    ) as response:
+                        # It was verified by an authority that has been replaced: the next one will not be.
+                        if not again or response.status != _CONNECT_ANEW:
+                            yield response
+                            return
         except TimeoutError as error:
             raise ControlError("PeerSilent", retryable=True, blames_peer=False, blames_way=True) from error
 

@@ -159,7 +159,9 @@ def _links(value: Any) -> tuple[LinkCounters, ...]:
             for name in _LINK_NUMBERS
             if type(entry.get(name)) in (int, float) and 0 <= entry[name] < _MAX_NUMBER
         }
-        whole: dict[str, Any] = {name: int(numbers[name]) for name in ("received_bytes", "streams") if name in numbers}
+        whole: dict[str, Any] = {
+            name: int(numbers[name]) for name in ("received_bytes", "streams") if name in numbers
+        }
         links.append(LinkCounters(entry["region"][:_MAX_FIELD_CHARACTERS], **{**numbers, **whole}))
     return tuple(links)
 

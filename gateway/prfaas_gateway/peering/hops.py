@@ -20,6 +20,12 @@ CLOCK_ROOM_SECONDS = 10.0
 """Certificates have five minutes of room; a clock that is this far off will use that up one day."""
 
 
+_WHO_LETS_IN = (
+    "see that the clusters of region {region} have Region {own_region} with its present trust bundle, and "
+    "that this gateway's certificate is valid (GET /v1/regions there names what was refused)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Obstacle:
     """The first hop that fails.
@@ -136,18 +142,21 @@ def broken(error: BaseException, region: str) -> Obstacle:
     )
 
 
-def refused(status: int, answer: Mapping[str, Any] | None, region: str) -> Obstacle:
+def refused(status: int, answer: Mapping[str, Any] | None, region: str, own_region: str) -> Obstacle:
     """What a gateway's refusal in HTTP means."""
     error = (answer or {}).get("error")
     code, message = f"Http{status}", ""
     if isinstance(error, dict):
         code = str(error.get("code") or code)[:64]
         message = str(error.get("message") or "")[:500]
+    remedy = f"look at the gateways of region {region}; their message says what they miss"
+    if code == "UnknownRegion":
+        remedy = _WHO_LETS_IN.format(region=region, own_region=own_region)
     return Obstacle(
         AUTHORISATION,
         code if code in _REFUSALS else f"Http{status}",
         f"region {region} refuses the exchange: {code}: {message}",
-        f"look at the gateways of region {region}; their message says what they miss",
+        remedy,
     )
 
 
@@ -226,8 +235,7 @@ def _not_let_in(region: str, own_region: str) -> Obstacle:
         AUTHORISATION,
         "NotAuthorised",
         f"region {region} closed the connection: it does not accept this gateway's certificate",
-        f"see that the clusters of region {region} have Region {own_region} with its present trust bundle, "
-        "and that this gateway's certificate is valid (GET /v1/regions there names what was refused)",
+        _WHO_LETS_IN.format(region=region, own_region=own_region),
     )
 
 

@@ -124,7 +124,7 @@ class Legs:
                 response = await self._ask(request, engine, path, seconds)
         except RefusalError as refusal:
             response = refusal.response()
-            if refusal.status == 413:
+            if refusal.status in (401, 413):
                 response.force_close()
         if path == "prefill":
             outcome = "OK" if response.status == 200 else code_of(response)

@@ -120,19 +120,18 @@ class PeerListener:
         Raises:
             RefusalError: it is not trusted any more, or by another bundle now.
         """
-        region, _ = self._proved(request)
-        return region
+        return self._proved(request).region
 
-    def _proved(self, request: web.Request) -> tuple[str, int]:
+    def _proved(self, request: web.Request) -> PeerObject:
         connection = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
         if not isinstance(connection, PeerObject):
             raise RefusalError(
                 403, "NotAuthorised", "this port is for gateways with certificates", retryable=False
             )
-        if self._trust.generation(connection.region) != connection.generation:
-            text = "the bundle of this region has changed since the connection began; connect anew"
+        if not self._trust.stands(connection):
+            text = "what this connection was verified by is not trusted any more; connect anew"
             raise RefusalError(401, "UnknownRegion", text, retryable=True)
-        return connection.region, connection.generation
+        return connection
 
     def _protocol(self, runner: web.AppRunner) -> asyncio.BaseProtocol:
         server = runner.server
@@ -152,17 +151,17 @@ class PeerListener:
 
     async def _exchange(self, request: web.Request) -> web.StreamResponse:
         try:
-            region, generation = self._proved(request)
-            self._may_begin(request, region)
+            connection = self._proved(request)
+            self._may_begin(request, connection.region)
         except RefusalError as refusal:
             response = refusal.response()
             response.force_close()
             return response
-        self._streams[region] += 1
+        self._streams[connection.region] += 1
         try:
-            return await self._tell(request, region, generation)
+            return await self._tell(request, connection)
         finally:
-            self._streams[region] -= 1
+            self._streams[connection.region] -= 1
 
     def _may_begin(self, request: web.Request, region: str) -> None:
         version = request.query.get("version", "")
@@ -179,8 +178,10 @@ class PeerListener:
             )
             raise RefusalError(429, "TooManyStreams", text, retryable=True)
 
-    async def _tell(self, request: web.Request, region: str, generation: int) -> web.StreamResponse:
+    async def _tell(self, request: web.Request, connection: PeerObject) -> web.StreamResponse:
+        region = connection.region
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        response.force_close()
         if request.transport is not None:
             request.transport.set_write_buffer_limits(high=_BUFFER_BYTES)
             _end_when_unconfirmed(request.transport.get_extra_info("socket"))
@@ -188,7 +189,7 @@ class PeerListener:
         feed = Feed(self._bytes_per_second, self._clock())
         data = feed.hello(self._own_region, self._told.cluster, self._wall_clock())
         try:
-            while not self._told.leaving and self._trust.generation(region) == generation:
+            while not self._told.leaving and self._trust.stands(connection):
                 data += b"".join(
                     feed.lines(
                         self._clock(),

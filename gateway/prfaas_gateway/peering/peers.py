@@ -178,6 +178,7 @@ class Peers:
                     # Who answers has to be verified by what holds now.
                     known.stream.cancel()
                     known.stream = None
+                    known.standing.connected = False
                 known.target = target
         self._offer()
         self._configured.set()

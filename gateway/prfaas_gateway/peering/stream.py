@@ -120,7 +120,7 @@ class PeerStream:
                 ),
             ) as response:
                 if response.status != 200:
-                    return refused(response.status, await _answer(response), self.region)
+                    return refused(response.status, await _answer(response), self.region, self._own_region)
                 await self._read(response)
         except (aiohttp.ClientError, OSError, TimeoutError, BadDocumentError, LineTooLongError) as error:
             if self._greeted:

@@ -19,6 +19,7 @@ from prfaas_gateway.config import Tls
 from prfaas_gateway.tls import uris
 
 _PLAIN = r"[A-Za-z0-9._-]+"
+_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class WrongIdentityError(ssl.SSLCertVerificationError):
@@ -39,10 +40,10 @@ def check_gateway(certificate: Any, trust_domain: str, region: str) -> None:
 
 
 class PeerObject(ssl.SSLObject):
-    """One connection to the listener; `region` and `generation` say by which bundle it was verified."""
+    """One connection to the listener: which region it is of, and by which authorities it was verified."""
 
     region: str = ""
-    generation: int = 0
+    authorities: frozenset[str] = frozenset()
     trust: PeerTrust
 
     def do_handshake(self) -> None:
@@ -62,7 +63,7 @@ class _Region:
     bundle: str
     server: ssl.SSLContext
     client: ssl.SSLContext
-    generation: int
+    authorities: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,6 @@ class PeerTrust:
         self._setting = _Setting()
         self._seen: tuple[tuple[int, int], ...] = ()
         self._regions: dict[str, _Region] = {}
-        self._generation = 0
         self.troubles: dict[str, str] = {}
         """Why a region's bundle cannot be used."""
         self.listener = self._listener_context()
@@ -119,10 +119,14 @@ class PeerTrust:
         found = self._regions.get(region)
         return None if found is None else found.client
 
-    def generation(self, region: str) -> int | None:
-        """Changes with the bundle of a region; None when it is not trusted."""
-        found = self._regions.get(region)
-        return None if found is None else found.generation
+    def knows(self, region: str) -> bool:
+        """Whether there is anything to verify a region by."""
+        return region in self._regions
+
+    def stands(self, connection: PeerObject) -> bool:
+        """Whether all that a connection was verified by is trusted still: one more authority ends nothing."""
+        found = self._regions.get(connection.region)
+        return found is not None and connection.authorities <= found.authorities
 
     def refused(self, region: str, error: ssl.SSLError) -> None:
         """A handshake with who said to be of this region has failed."""
@@ -149,12 +153,7 @@ class PeerTrust:
             except (ssl.SSLError, ValueError) as error:
                 troubles[name] = f"no certificates in PEM ({type(error).__name__})"
                 continue
-            if old is not None and old.bundle == bundle:
-                generation = old.generation
-            else:
-                self._generation += 1
-                generation = self._generation
-            regions[name] = _Region(bundle, server, client, generation)
+            regions[name] = _Region(bundle, server, client, frozenset(_BLOCK.findall(bundle)))
         self._regions, self.troubles, self._setting, self._seen = regions, troubles, setting, seen
 
     def _loaded(self, protocol: int) -> ssl.SSLContext:
@@ -195,7 +194,7 @@ class PeerTrust:
         connection.region = name
         if found is None:
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-        connection.generation = found.generation
+        connection.authorities = found.authorities
         connection.context = found.server
         return None
 

@@ -56,7 +56,7 @@ def status(
     output: str,
     operator_namespace: str | None,
 ) -> None:
-    """Pools, routes and pods on one screen: what is well, what is not, and why."""
+    """Regions, links, pools, routes and pods on one screen: what is well, what is not, and why."""
     if all_namespaces and namespace:
         raise click.UsageError("--all-namespaces and --namespace exclude each other")
     if watch and output != "text":

@@ -21,6 +21,7 @@ from prfaas.api.keys import (
 from prfaas.api.v1alpha1 import Condition, ConditionStatus, PoolStatus, PrefillRouteStatus
 from prfaas.api.v1alpha1.common import ObjectStatus, Time
 from prfaas.commands.durations import short_duration
+from prfaas.commands.status.regions import placed_notes
 from prfaas.commands.status.view import (
     EndpointState,
     EndpointView,
@@ -107,6 +108,7 @@ def pool_view(pool: Object, now: datetime) -> PoolView:
         fingerprint=status.kv.fingerprint if status.kv else None,
         notes=(
             *_asked_for(about, ANNOTATION_HOLD, status.hold is not None, now),
+            *placed_notes(status),
             *_pool_notes(status, now),
             *_details(status.conditions, reason, message),
         ),

@@ -13,6 +13,7 @@ from rich.text import Text
 from prfaas.api.conditions import Reason
 from prfaas.commands.durations import short_duration
 from prfaas.commands.plain import plain
+from prfaas.commands.status.regions_text import links_table, regions_table
 from prfaas.commands.status.view import (
     EndpointState,
     EndpointView,
@@ -48,7 +49,7 @@ _STYLES = {
 
 
 def screen(fleet: FleetView, *, namespaces: bool, most_rows: int | None = None) -> RenderableType:
-    """The whole screen.
+    """The whole screen: operator, regions and links, pools, routes, pods.
 
     Args:
         namespaces: whether to show them, when there may be several.
@@ -77,6 +78,10 @@ def screen(fleet: FleetView, *, namespaces: bool, most_rows: int | None = None) 
     ]
     if left_out:
         parts.append(Text(f"shown     {', '.join(left_out)}; what is not well comes first", style="dim"))
+    if fleet.regions:
+        parts += ["", regions_table(fleet.regions)]
+    if fleet.links:
+        parts += ["", links_table(fleet.links)]
     if pools:
         parts += ["", _pools(pools, namespaces)]
     if routes:

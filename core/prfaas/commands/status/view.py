@@ -108,12 +108,45 @@ class EndpointView(ApiModel):
     created_at: Time
 
 
+class RegionView(ApiModel):
+    """A region as this cluster sees it.
+
+    `clusters` says of each cluster how it reports: pools that are ready, of how many, or nothing yet.
+    """
+
+    name: str
+    here: bool
+    health: Health
+    reason: str
+    message: str
+    peer: str | None = None
+    clusters: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class LinkView(ApiModel):
+    """The way from one region to another."""
+
+    source: str
+    destination: str
+    health: Health
+    reason: str
+    message: str
+    goodput_bits_per_second: int | None = None
+    rtt_seconds: float | None = None
+    utilisation_percent: int | None = None
+    spent_bytes: int | None = None
+    budget_bytes: int | None = None
+
+
 class FleetView(ApiModel):
     """Everything, at one moment."""
 
     at: Time
     scope: str
     operator: OperatorView
+    regions: tuple[RegionView, ...] = ()
+    links: tuple[LinkView, ...] = ()
     pools: tuple[PoolView, ...] = ()
     routes: tuple[RouteView, ...] = ()
     endpoints: tuple[EndpointView, ...] = ()

@@ -124,7 +124,10 @@ def planned(
     if not any(demands.get(pool.name, 0.0) > 0 for pool in group):
         return GroupPlan({pool.name: Modelled(0, 0.0, "there is no demand") for pool in group})
     # Here and not above: numpy and scipy take 70 MB, and a cluster without managed pools needs neither.
-    from prfaas.planner import Goal, Options, PlanTimeoutError, plan
+    try:
+        from prfaas.planner import Goal, Options, PlanTimeoutError, plan
+    except ModuleNotFoundError as error:
+        return GroupPlan({}, f"sized by measured load: {error.name} is not installed (extra planner)")
 
     options = Options(
         goal=Goal.LEAST_COST,

@@ -149,6 +149,8 @@ class Model(_Section):
     """False for models whose engines do not render with the tokenizer's template: their chats stay local."""
     adaptive: bool = False
     """Whether queues, links and caches may move single requests across the threshold."""
+    route: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}$")] | None = None
+    """`namespace/name` of the PrefillRoute whose status shows what is counted here; by default none does."""
     mode: Mode = Mode.ENFORCE
     canary_percent: Annotated[float, Field(ge=0, le=100)] = 0
     ttft_seconds: Seconds | None = None

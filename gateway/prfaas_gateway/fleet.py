@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from yarl import URL
 
 from prfaas.routing import Mode
-from prfaas.scheduling import Producer
+from prfaas.scheduling import Producer, WireSize
 from prfaas_gateway.config import DecodeEngine, Health, PrefillEngine
 from prfaas_gateway.control import ControlTarget
 from prfaas_gateway.health import FailureScore
@@ -69,6 +69,7 @@ class RoutePolicy:
         adaptive: whether queues and links may move single requests across the threshold.
         ttft_seconds: the route's objective for the time to the first token, if it has one.
         assumed: prefill engines that are not there, for Observe to decide with.
+        wire: what KV takes on a link; None while nobody has measured.
     """
 
     threshold_tokens: int | None
@@ -76,6 +77,7 @@ class RoutePolicy:
     adaptive: bool = False
     ttft_seconds: float | None = None
     assumed: tuple[Producer, ...] = ()
+    wire: WireSize | None = None
     mode: Mode = Mode.ENFORCE
     canary_percent: float = 0
     local_only_until: float | None = None
@@ -85,6 +87,9 @@ class RoutePolicy:
         """Whether nobody has switched remote prefill off for now."""
         return self.local_only_until is None or wall_clock >= self.local_only_until
 
+
+SLOT_OF_NOBODY = -1
+"""In the prefix index: of engines that are only assumed."""
 
 NO_ROUTE = RoutePolicy(threshold_tokens=None, prefill_pools=frozenset())
 

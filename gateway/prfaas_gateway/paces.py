@@ -34,6 +34,14 @@ class PaceBook:
         learned = self._learned.get(kind)
         return learned.curve() if learned is not None else None
 
+    def points_of(self, kind: str) -> list[tuple[float, float]]:
+        """A curve's points, as they were given or learned; none while nothing is known."""
+        given = self._given.get(kind)
+        if given is not None:
+            return given.points()
+        learned = self._learned.get(kind)
+        return learned.points() if learned is not None else []
+
     def points(self) -> dict[str, list[tuple[float, float]]]:
         """What has been learned, by kind, in tokens and seconds."""
         return {kind: learned.points() for kind, learned in self._learned.items()}

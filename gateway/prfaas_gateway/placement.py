@@ -110,7 +110,7 @@ def place(
     chosen = None
     if choice is not None and choice.producer is not None:
         if shadow is not None and not trial and decision.would_be is Route.REMOTE:
-            shadow.take(choice, prompt.tokens, side.cached_tokens, model.wire, now)
+            shadow.take(choice, prompt.tokens, side.cached_tokens, policy.wire, now)
         if decision.route is Route.REMOTE:
             engine = next(each for each in compatible if each.view is choice.producer)
             chosen = Pick(engine, intake.matches.of(engine.index))
@@ -140,7 +140,7 @@ def _choose(
         side,
         producers,
         {slot: blocks * block_tokens for slot, blocks in held.items()} if held else held,
-        Rule(policy.threshold_tokens, policy.adaptive, intake.model.wire),
+        Rule(policy.threshold_tokens, policy.adaptive, policy.wire),
     )
 
 

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable
 from prfaas.capacity import Curve
 from prfaas.scheduling import BlockIndex, CompiledCurve, Link, Producer, SloClass
 from prfaas_gateway.config import AssumedPool, Config
-from prfaas_gateway.fleet import Decoder, Prefiller, RoutePolicy
+from prfaas_gateway.fleet import SLOT_OF_NOBODY, Decoder, Prefiller, RoutePolicy
 from prfaas_gateway.observing import Observations
 from prfaas_gateway.paces import LinkBook, PaceBook, queue_seconds
 from prfaas_gateway.shadow import ShadowFleet
 from prfaas_gateway.waiting_room import WaitingRoom
 
 TICK_SECONDS = 0.25
-_SLOT_OF_NOBODY = -1
 
 
 class Scheduler:
@@ -81,6 +80,6 @@ def assumed_producers(pool: AssumedPool) -> list[Producer]:
         bits = pool.gbits_per_second * 1e9
         link = Link(pool.name, "", bits, rtt_seconds=pool.rtt_seconds, planned_bits_per_second=bits)
     return [
-        Producer(f"{pool.name}-{number}", _SLOT_OF_NOBODY, pool.name, prefill=prefill, link=link)
+        Producer(f"{pool.name}-{number}", SLOT_OF_NOBODY, pool.name, prefill=prefill, link=link)
         for number in range(pool.instances)
     ]

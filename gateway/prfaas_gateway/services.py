@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prfaas.scheduling import WireSize
 from prfaas_gateway.chat_template import load_chat_template
 from prfaas_gateway.config import Config, DecodeEngine, Model, PrefillEngine
 from prfaas_gateway.control import ControlClient
@@ -39,7 +38,6 @@ class ModelRuntime:
         maker: None while the tokenizer has not come yet.
         files: digest of the tokenizer's files where they come from engines.
         threshold_tokens: prompts up to this length need not be tokenised.
-        wire: what its KV takes on a link; None while nobody has measured.
     """
 
     name: str
@@ -49,7 +47,6 @@ class ModelRuntime:
     maker: PromptMaker | None
     files: str = ""
     threshold_tokens: int = 0
-    wire: WireSize | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -156,7 +153,7 @@ def static_policy(model: Model) -> RoutePolicy:
     """What a static configuration says of a model's prompts."""
     return RoutePolicy(
         threshold_tokens=model.threshold_tokens,
-        name=model.name,
+        name=model.route or model.name,
         mode=model.mode,
         canary_percent=model.canary_percent,
         adaptive=model.adaptive,

@@ -85,8 +85,11 @@ def _observe_scheduler(services: Services, now: float) -> None:
 def observations(services: Services) -> dict[str, Any]:
     """What was counted of each route, what paces were learned and how links stand; no single request."""
     now, scheduler = services.clock(), services.scheduler
+    document = scheduler.observations.to_document(now)
+    for name, entry in document["routes"].items():
+        entry |= _engines_of(services, name)
     return {
-        **scheduler.observations.to_document(now),
+        **document,
         "region": services.config.region,
         "prefill": scheduler.paces.points(),
         "links": {
@@ -94,6 +97,39 @@ def observations(services: Services) -> dict[str, Any]:
             for source, regime in scheduler.links.regimes().items()
         },
     }
+
+
+def _engines_of(services: Services, route: str) -> dict[str, Any]:
+    """What serves a route, and how fast: what its threshold can be planned from."""
+    paces, links = services.scheduler.paces, services.scheduler.links.links
+    local = [
+        (decoder, policy)
+        for decoder in services.fleet.decoders
+        for policy in decoder.routes.values()
+        if policy.name == route and decoder.open
+    ]
+    remote: dict[str, dict[str, Any]] = {}
+    for prefiller in services.fleet.prefillers:
+        used = any(
+            policy.prefill_pools is None or prefiller.pool in policy.prefill_pools for _, policy in local
+        )
+        if not used or not prefiller.open:
+            continue
+        link = links.get(prefiller.region) if prefiller.region is not None else None
+        entry = remote.setdefault(
+            prefiller.kind,
+            {
+                "name": prefiller.pool or prefiller.name,
+                "instances": 0,
+                "points": paces.points_of(prefiller.kind),
+                "bits_per_second": link.planned_bits_per_second if link is not None else None,
+                "rtt_seconds": link.rtt_seconds if link is not None else 0.0,
+            },
+        )
+        entry["instances"] += 1
+    kinds = {decoder.kind for decoder, _ in local}
+    points = max((paces.points_of(kind) for kind in kinds), key=len, default=[])
+    return {"local": {"instances": len(local), "points": points}, "remote": list(remote.values())}
 
 
 def status(services: Services) -> dict[str, Any]:

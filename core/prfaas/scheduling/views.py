@@ -33,6 +33,11 @@ class CompiledCurve:
         self._last = (segments[-1].at(end) - slope * end, slope, 0.0)
         self._shortest = curve.from_tokens
 
+    def points(self) -> list[tuple[float, float]]:
+        """(tokens, value) at the ends of its pieces."""
+        ends = [self._shortest, *(end for end in self._ends if end > self._shortest)]
+        return [(end, self.at(end)) for end in ends]
+
     def at(self, tokens: float) -> float:
         """The value at a length; 0 at no tokens at all."""
         if tokens <= 0:

@@ -18,7 +18,7 @@ from prfaas_gateway.cluster.membership import desired_fleet
 from prfaas_gateway.cluster.models import Models
 from prfaas_gateway.cluster.picture import Picture, fingerprints, pod_entry, watch_entry
 from prfaas_gateway.cluster.pods import Pod
-from prfaas_gateway.cluster.policy import BadSnapshotError, Pools, pools_of, read_snapshot
+from prfaas_gateway.cluster.policy import BadSnapshotError, Pools, pools_of, profiled, read_snapshot
 from prfaas_gateway.cluster.store import StateError, Store
 from prfaas_gateway.cluster.tokenizers import TokenizerCache
 from prfaas_gateway.config import Cluster
@@ -393,6 +393,10 @@ class Controller:
         self._snapshot, self._snapshot_text = snapshot, text
         self._snapshot_source, self._snapshot_at = source, at
         self._pools = pools_of(snapshot)
+        scheduler = self._services.scheduler
+        scheduler.paces.give(profiled(snapshot))
+        routes = (policy for pool in self._pools.decode.values() for policy in pool.routes.values())
+        scheduler.keep_routes({policy.name for policy in routes})
         if self._services.peers is not None:
             self._services.peers.configure(snapshot)
         self._changed.set()

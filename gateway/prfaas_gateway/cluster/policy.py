@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 
 from prfaas.api.keys import PREFILL_POOL
 from prfaas.api.snapshot import DecodeTarget, PoolTarget, RemotePoolTarget, RouteTarget, Snapshot
+from prfaas.api.v1alpha1.route import RouteMode
+from prfaas.capacity import Curve, KVSize
+from prfaas.capacity.errors import InvalidInputError
 from prfaas.identity import pool_identity
 from prfaas.routing import Mode
-from prfaas_gateway.fleet import NO_ROUTE, RoutePolicy
+from prfaas.scheduling import CompiledCurve, Producer, WireSize
+from prfaas_gateway.fleet import NO_ROUTE, SLOT_OF_NOBODY, RoutePolicy
 
 
 class BadSnapshotError(ValueError):
@@ -133,9 +137,51 @@ def _policy(target: DecodeTarget) -> RoutePolicy:
         name=f"{route.namespace}/{route.name}",
         mode=Mode(route.mode.value),
         canary_percent=route.canary_percent,
+        adaptive=route.adaptive,
+        ttft_seconds=route.ttft_seconds,
+        wire=_wire(target),
+        assumed=_assumed(route),
         local_only_until=route.local_only_until.timestamp() if route.local_only_until else None,
         prefill_pools=frozenset(map(_name, route.prefill_pools))
         | frozenset(map(_remote_name, route.remote_prefill_pools)),
+    )
+
+
+def profiled(snapshot: Snapshot) -> dict[str, CompiledCurve]:
+    """Prefill times of the pools that were profiled, by identity."""
+    found: dict[str, CompiledCurve] = {}
+    for model in snapshot.models:
+        for target in model.decode_pools:
+            for pool in (target, *(target.route.prefill_pools if target.route else ())):
+                curve = prefill_curve(pool.prefill_points)
+                if curve is not None:
+                    found[pool.identity] = curve
+    return found
+
+
+def prefill_curve(points: tuple[tuple[int, float], ...]) -> CompiledCurve | None:
+    """None without points, or with such as are no curve."""
+    try:
+        return CompiledCurve(Curve.from_points(points, extrapolates=True)) if points else None
+    except InvalidInputError:
+        return None
+
+
+def _wire(target: DecodeTarget) -> WireSize | None:
+    try:
+        return WireSize(KVSize.from_points(target.kv_points)) if target.kv_points else None
+    except InvalidInputError:
+        return None
+
+
+def _assumed(route: RouteTarget) -> tuple[Producer, ...]:
+    """An engine of each pool that was profiled: what Observe decides with while none runs."""
+    if route.mode is not RouteMode.OBSERVE:
+        return ()
+    return tuple(
+        Producer(_name(pool), SLOT_OF_NOBODY, prefill=curve)
+        for pool in route.prefill_pools
+        if (curve := prefill_curve(pool.prefill_points)) is not None
     )
 
 

@@ -12,6 +12,7 @@ from prfaas_operator.planning import routes
 from prfaas_operator.planning.actions import Plan, RoutePlan
 from prfaas_operator.planning.conditions import problems_text
 from prfaas_operator.planning.events import of_conditions
+from prfaas_operator.planning.measured import observation_status, plan_status
 from prfaas_operator.planning.partner import keys_of_route
 from prfaas_operator.planning.values import ObservedRoute
 
@@ -25,7 +26,8 @@ def plan_route(route: ObservedRoute, now: datetime) -> RoutePlan:
     spec = route.spec
     if not _counts_here(route, spec):
         return _plan_elsewhere(route, now)
-    policy = routes.policy_of(spec, route.annotations, now)
+    measured = route.measured
+    policy = routes.policy_of(spec, route.annotations, now, measured.threshold_tokens)
     pairs = routes.pairs_of(route, spec)
     accepted = routes.accept(route, spec, policy)
     resolved = routes.resolve(route, spec)
@@ -37,6 +39,8 @@ def plan_route(route: ObservedRoute, now: datetime) -> RoutePlan:
         effective_threshold_tokens=policy.threshold_tokens,
         effective_mode=policy.effective_mode,
         local_only=policy.local_only,
+        plan=plan_status(route.status.plan, measured, now),
+        observed=observation_status(route.status.observed, measured, now),
         pairs=pairs,
         conditions=set_conditions(route.status.conditions, findings, generation=route.generation, now=now),
     )

@@ -30,6 +30,8 @@ class Policy:
     """What holds for a route's requests now.
 
     Attributes:
+        adaptive: whether gateways may move single requests across the threshold: with one that prfaas chose.
+        ttft_seconds: the objective for the time to the first token, if there is one.
         bad_annotation: what is wrong with the annotation `prfaas.io/local-only`; it is as if it were not
             there.
     """
@@ -39,23 +41,32 @@ class Policy:
     threshold_tokens: int
     local_only: LocalOnlyStatus | None = None
     bad_annotation: str = ""
+    adaptive: bool = False
+    ttft_seconds: float | None = None
 
     @property
     def effective_mode(self) -> EffectiveMode:
         return EffectiveMode.LOCAL_ONLY if self.local_only is not None else EffectiveMode(self.mode.value)
 
 
-def policy_of(spec: PrefillRouteSpec, annotations: Mapping[str, str], now: datetime) -> Policy:
-    """Mode, share and threshold in force."""
+def policy_of(
+    spec: PrefillRouteSpec,
+    annotations: Mapping[str, str],
+    now: datetime,
+    planned_tokens: int | None = None,
+) -> Policy:
+    """Mode, share and threshold in force; `planned_tokens` is what Auto means, once there is a plan."""
     fixed = spec.threshold.tokens if spec.threshold.mode is ThresholdMode.FIXED else None
-    threshold = AUTO_THRESHOLD_TOKENS if fixed is None else fixed
+    auto = AUTO_THRESHOLD_TOKENS if planned_tokens is None else planned_tokens
+    threshold = auto if fixed is None else fixed
+    adaptive = fixed is None
+    ttft_seconds = spec.slo.ttft_seconds if spec.slo is not None else None
     percent = spec.canary.percent if spec.mode is RouteMode.CANARY and spec.canary is not None else 0
     override = local_only_of(annotations, now)
     if isinstance(override, BadOverride):
-        return Policy(spec.mode, percent, threshold, bad_annotation=override.message)
-    if override is None:
-        return Policy(spec.mode, percent, threshold)
-    return Policy(spec.mode, percent, threshold, LocalOnlyStatus(until=override.until))
+        return Policy(spec.mode, percent, threshold, None, override.message, adaptive, ttft_seconds)
+    local_only = LocalOnlyStatus(until=override.until) if override is not None else None
+    return Policy(spec.mode, percent, threshold, local_only, "", adaptive, ttft_seconds)
 
 
 @dataclass(frozen=True, slots=True)

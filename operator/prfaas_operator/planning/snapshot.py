@@ -24,6 +24,7 @@ from prfaas_operator.injection import Settings
 from prfaas_operator.injection.names import PEER_PORT
 from prfaas_operator.planning.geography import Geography
 from prfaas_operator.planning.partner import keys_of_route
+from prfaas_operator.planning.profiles import NO_POINTS, ProfilePoints
 from prfaas_operator.planning.routes import Claim, first_claims, policy_of
 from prfaas_operator.planning.values import PoolKey, RouteKey
 
@@ -40,16 +41,22 @@ class SnapshotPool:
     placement: PoolPlacement | None = None
     reach: Reach = Reach.POD_IP
     host_port: int | None = None
+    profile: ProfilePoints = NO_POINTS
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRoute:
-    """What the snapshot needs of a route whose spec can be read. Annotations are those of `prfaas.io/`."""
+    """What the snapshot needs of a route whose spec can be read. Annotations are those of `prfaas.io/`.
+
+    Attributes:
+        planned_tokens: the threshold of the plan in force; None while there is none.
+    """
 
     key: RouteKey
     created_at: datetime
     spec: PrefillRouteSpec
     annotations: Mapping[str, str]
+    planned_tokens: int | None = None
 
 
 def pool_for_snapshot(key: PoolKey, stored_spec: Mapping[str, Any]) -> SnapshotPool | None:
@@ -134,7 +141,7 @@ def _route_target(
     where: Geography,
     now: datetime,
 ) -> RouteTarget:
-    policy = policy_of(route.spec, route.annotations, now)
+    policy = policy_of(route.spec, route.annotations, now, route.planned_tokens)
     offered = {
         PoolKey(PREFILL_POOL, route.key.namespace, each.name)
         for each in route.spec.prefill_pool_refs
@@ -147,6 +154,8 @@ def _route_target(
         mode=policy.mode,
         canary_percent=policy.canary_percent,
         threshold_tokens=policy.threshold_tokens,
+        adaptive=policy.adaptive,
+        ttft_seconds=policy.ttft_seconds,
         local_only_until=policy.local_only.until if policy.local_only is not None else None,
         prefill_pools=tuple(
             _target(pools[key], settings) for key in prefill if where.is_here(pools[key].placement)
@@ -210,4 +219,6 @@ def _target(pool: SnapshotPool, settings: Settings) -> PoolTarget:
         name=pool.key.name,
         identity=settings.identity_of(pool.key.kind, pool.key.namespace, pool.key.name),
         engine_port=pool.engine_port,
+        prefill_points=pool.profile.prefill,
+        kv_points=pool.profile.kv,
     )

@@ -17,6 +17,7 @@ from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillR
 from prfaas.pod_troubles import ContainerTrouble, PodTrouble
 from prfaas_operator.planning.autoscale.verdict import ScalingVerdict
 from prfaas_operator.planning.geography import Geography
+from prfaas_operator.planning.measured import NOTHING_MEASURED, RouteMeasured
 
 NOWHERE = Geography("", "")
 """One cluster, and no other region."""
@@ -332,6 +333,7 @@ class ObservedRoute:
         pools: by key, only those that the route names; a missing key is a missing pool.
         decode_pool_taken_by: another route that names the same decode pool and is older (then by name), or
             None.
+        measured: what gateways have counted, and the plan of its threshold.
     """
 
     key: RouteKey
@@ -347,6 +349,7 @@ class ObservedRoute:
     pools: Mapping[PoolKey, RoutedPool]
     decode_pool_taken_by: RouteKey | None = None
     geography: Geography = NOWHERE
+    measured: RouteMeasured = NOTHING_MEASURED
 
 
 @dataclass(frozen=True, slots=True)

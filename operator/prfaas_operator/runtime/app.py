@@ -39,6 +39,7 @@ from prfaas_operator.runtime.planner import Planner
 from prfaas_operator.runtime.queue import QueueCore, WorkQueue
 from prfaas_operator.runtime.reconciler import Key, Reconciler
 from prfaas_operator.runtime.references import References
+from prfaas_operator.runtime.route_measurements import RouteBook
 from prfaas_operator.runtime.store import Store
 
 logger = logging.getLogger(__name__)
@@ -176,6 +177,14 @@ class Operator:
         )
         # What each route asks for.
         self._routes: dict[RouteKey, tuple[object, ...]] = {}
+        self.routes = RouteBook(
+            self.client,
+            namespace=self.namespace,
+            clock=self._clock,
+            kv_of=observer.kv_size,
+            changed=self._measured,
+        )
+        observer.measured_of = self.routes.of
         self.audits = {
             resource.kind: Audit(
                 self.client,
@@ -265,10 +274,11 @@ class Operator:
         self.enqueue(FLEET)
         federation = asyncio.create_task(self.federation.run(), name="federation")
         autoscaler = asyncio.create_task(self.autoscaler.run(), name="autoscaler")
+        routes = asyncio.create_task(self.routes.run(), name="route measurements")
         try:
             await self.queue.run()
         finally:
-            await _end({federation, autoscaler})
+            await _end({federation, autoscaler, routes})
 
     async def _kopf(self, stop: asyncio.Event, catch_signals: Callable[[], None]) -> None:
         scope: dict[str, Any] = (
@@ -318,6 +328,13 @@ class Operator:
             self.queue.add_later(key, self._fleet_pause_seconds)
         else:
             self.queue.add(key)
+
+    def _measured(self, route: RouteKey, threshold_moved: bool) -> None:
+        """Gateways have told something of a route."""
+        if self.store.routes.get(route.namespace, route.name) is not None:
+            self.enqueue(route)
+        if threshold_moved:
+            self.enqueue(FLEET)
 
     def _enqueue_all(self) -> None:
         for pool in self.store.pool_keys():

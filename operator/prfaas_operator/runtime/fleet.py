@@ -242,7 +242,11 @@ class Fleet:
         )
         routes = (
             SnapshotRoute(
-                RouteKey(fact.namespace, fact.name), fact.value.created_at, spec, fact.value.annotations
+                RouteKey(fact.namespace, fact.name),
+                fact.value.created_at,
+                spec,
+                fact.value.annotations,
+                self._observer.measured_of(RouteKey(fact.namespace, fact.name)).threshold_tokens,
             )
             for fact in self._store.routes
             if not fact.value.deleted

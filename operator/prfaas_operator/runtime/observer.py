@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -11,9 +12,26 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from prfaas.api import keys
-from prfaas.api.v1alpha1 import PoolSpec, PoolStatus, PrefillRouteSpec, PrefillRouteStatus, RegionSpec
+from prfaas.api.keys import DECODE_POOL
+from prfaas.api.v1alpha1 import (
+    ModelKVProfileSpec,
+    PoolSpec,
+    PoolStatus,
+    PrefillRouteSpec,
+    PrefillRouteStatus,
+    RegionSpec,
+)
+from prfaas.capacity import KVSize
 from prfaas_operator.planning.autoscale.verdict import ScalingVerdict
 from prfaas_operator.planning.geography import Geography
+from prfaas_operator.planning.measured import NOTHING_MEASURED, RouteMeasured
+from prfaas_operator.planning.profiles import (
+    NO_POINTS,
+    ProfilePoints,
+    hardware_of,
+    points_of,
+    profile_name,
+)
 from prfaas_operator.planning.values import (
     ChildKind,
     EngineReport,
@@ -47,6 +65,7 @@ class Observer:
 
     Attributes:
         authority_id: of the region's authority, "" while there is none.
+        measured_of: what gateways have counted of a route; set by who asks them.
         verdicts: what the autoscaler says, by pool.
     """
 
@@ -67,6 +86,7 @@ class Observer:
         self._parsed: OrderedDict[tuple[str, int], tuple[Any, tuple[SpecProblem, ...]]] = OrderedDict()
         self._started_at = datetime.now(UTC)
         self.authority_id = ""
+        self.measured_of: Callable[[RouteKey], RouteMeasured] = lambda _: NOTHING_MEASURED
         self.verdicts: Mapping[PoolKey, ScalingVerdict] = {}
         self._own = Geography(region, region) if cluster is None else Geography(cluster, region)
         self._geography: tuple[tuple[tuple[str, str], ...], Geography] = ((), self._own)
@@ -236,7 +256,23 @@ class Observer:
             pools=pools,
             decode_pool_taken_by=self._taken_by(fact),
             geography=self.geography,
+            measured=self.measured_of(key),
         )
+
+    def profile_points(self, pool: Fact[CustomValue]) -> ProfilePoints:
+        """What is measured of a pool's engines, by the profile that it names, if that can be read."""
+        stored: Any = json.loads(pool.value.spec)
+        name = profile_name(stored)
+        fact = self._store.profiles.get(pool.namespace, name) if name is not None else None
+        spec = self._spec(ModelKVProfileSpec, fact)[0] if fact is not None else None
+        return points_of(spec, hardware_of(stored)) if spec is not None else NO_POINTS
+
+    def kv_size(self, route: RouteKey) -> KVSize | None:
+        """Of a route's prompts, by the profile of its decode pool."""
+        fact = self._store.routes.get(route.namespace, route.name)
+        decode = [key for key in fact.value.names if key.kind == DECODE_POOL] if fact is not None else []
+        pool = self._store.custom(DECODE_POOL).get(decode[0].namespace, decode[0].name) if decode else None
+        return self.profile_points(pool).kv_size if pool is not None else None
 
     def partners(self, pool: PoolKey) -> tuple[PoolKey, ...]:
         """Pools at the other ends of its routes."""

@@ -17,9 +17,11 @@ from typing import Any
 
 import click
 
-from prfaas_bench import engine, gateway, planner, sidecar
+from prfaas_bench import engine, gateway, planner, sidecar, simulator
 from prfaas_bench.control_plane import measure as control_plane
 from prfaas_bench.control_plane import results as control_plane_results
+from prfaas_bench.federation import measure as federation
+from prfaas_bench.federation import results as federation_results
 
 PAGE = Path("docs/benchmarks.md")
 _ROUNDS = 5
@@ -58,9 +60,21 @@ def _operator(rounds: int) -> tuple[str, Any]:
     return control_plane_results.table(result), asdict(result)
 
 
+def _federation(rounds: int) -> tuple[str, Any]:
+    result = asyncio.run(federation.measure(quick=rounds <= _QUICK_ROUNDS))
+    for missed in federation_results.targets_missed(result):
+        click.echo(f"   target missed: {missed}", err=True)
+    return federation_results.table(result), asdict(result)
+
+
 def _planner(rounds: int) -> tuple[str, Any]:
     results = planner.measure(rounds=rounds)
     return planner.table(results), [asdict(result) for result in results]
+
+
+def _simulator(rounds: int) -> tuple[str, Any]:
+    results = simulator.measure(rounds=rounds)
+    return simulator.table(results), [asdict(result) for result in results]
 
 
 PARTS = {
@@ -68,6 +82,10 @@ PARTS = {
     "gateway": Part("Gateway beside a direct request", "prfaas bench --only gateway", _gateway),
     "engine": Part("Connector inside the engine", "prfaas bench --only engine", _engine),
     "planner": Part("Planner, from one route to fifty regions", "prfaas bench --only planner", _planner),
+    "federation": Part("Fifty regions through one hub", "prfaas bench --only federation", _federation),
+    "simulator": Part(
+        "Simulator, 1,000 requests/s and 100 pools", "prfaas bench --only simulator", _simulator
+    ),
     "operator": Part("Operator and gateway in a cluster", "prfaas bench --only operator", _operator),
 }
 

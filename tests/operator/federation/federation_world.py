@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from click.testing import CliRunner, Result
 
 from prfaas.api import keys
+from prfaas.api.snapshot import Snapshot
+from prfaas.commands.federation.command import federation as federation_command
 from prfaas.kube import errors
 from prfaas.kube.client import KubeClient
 from prfaas.kube.resources import (
@@ -36,6 +38,17 @@ from tests.operator.runtime_world import (
 )
 
 OWN, SERVING = "prfaas-system", "serving"
+
+
+class Planner(SmallPlanner):
+    """Tells gateways, and so the commands, which region and cluster this is."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def snapshot(self, *_: Any, **__: Any) -> Snapshot:
+        return Snapshot.sealed(region=self._name, cluster=self._name, trust_domain="example.org", models=())
 
 
 @dataclass
@@ -117,8 +130,21 @@ async def operator(of: Cluster, hub: Path | None = None, **federation: Any) -> A
             "allowed_namespaces": [SERVING],
             **federation,
         }
-    config = config_for(of.kubeconfig, OWN, region=of.name, watch_namespaces=[SERVING], federation=values)
-    async with running(config, SmallPlanner()) as world:
+    config = config_for(
+        of.kubeconfig,
+        OWN,
+        region=of.name,
+        watch_namespaces=[SERVING],
+        federation=values,
+        # Several operators and servers share a machine here, and an operator begins anew under its old name.
+        leader_election={
+            "identity": "operator-0",
+            "lease_seconds": 40,
+            "renew_deadline_seconds": 30.0,
+            "retry_seconds": 0.5,
+        },
+    )
+    async with running(config, Planner(of.name)) as world:
         of.running.append(world)
         yield world
 
@@ -156,27 +182,39 @@ class Federation:
     async def start_member(self, **federation: Any) -> Running:
         return await self.stack.enter_async_context(operator(self.member, self.way, **federation))
 
+    async def command(self, *arguments: str, of: Cluster | None = None) -> Result:
+        """`prfaas federation …` for the member, or another cluster."""
+        where = ["--kubeconfig", str((of or self.member).kubeconfig), "--namespace", OWN]
+        # It has a loop of its own.
+        return await asyncio.to_thread(CliRunner().invoke, federation_command, [*arguments, *where])
+
+    async def works(self, *arguments: str, of: Cluster | None = None) -> str:
+        result = await self.command(*arguments, of=of)
+        assert result.exit_code == 0, result.output
+        return result.output
+
 
 @asynccontextmanager
-async def federation(hub_server: Any, member_server: Any, folder: Path) -> AsyncIterator[Federation]:
-    """The hub's operator runs; the member's does after `start_member`."""
+async def federation(
+    hub_server: Any, member_server: Any, folder: Path, *, joined: bool = True
+) -> AsyncIterator[Federation]:
+    """The hub's operator runs; the member's does after `start_member`.
+
+    Args:
+        joined: the hub has both Regions and the member's Lease, and the member an administrator's way to it.
+    """
     way = folder / "hub.kubeconfig"
-    await asyncio.to_thread(shutil.copyfile, hub_server.kubeconfig, way)
+    if joined:
+        await asyncio.to_thread(shutil.copyfile, hub_server.kubeconfig, way)
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(cluster("eu", hub_server))
         member = await stack.enter_async_context(cluster("us", member_server))
-        for name in ("eu", "us"):
-            await hub.admin.create(REGIONS, region(name))
-        await make_lease(hub, "us")
+        if joined:
+            for name in ("eu", "us"):
+                await hub.admin.create(REGIONS, region(name))
+            await make_lease(hub, "us")
         await stack.enter_async_context(operator(hub))
         yield Federation(hub, member, way, stack)
-
-
-def without_server(way: Path) -> None:
-    """Point the way to the hub at a port where nobody listens."""
-    document = yaml.safe_load(way.read_text())
-    document["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
-    way.write_text(yaml.safe_dump(document))
 
 
 async def placed_of(of: Cluster, name: str) -> Object:

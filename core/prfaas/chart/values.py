@@ -153,6 +153,20 @@ class Service(Section):
     )
 
 
+class PeerService(Section):
+    enabled: bool = Field(
+        default=False,
+        description="Let gateways of other regions in: peer port 7410, by mutual TLS, and a Service for it. "
+        "spec.peer.address of this cluster's Region says how they find it (docs/federation.md).",
+    )
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        default="LoadBalancer", description="Type. TLS ends in the gateways: the way there may only pass TCP."
+    )
+    port: Port = Field(default=7410, description="Port of the Service.")
+    node_port: int = Field(default=0, ge=0, le=65535, description="Port of the nodes; chosen when 0.")
+    annotations: Labels = Field(default={}, description="Annotations.")
+
+
 class HttpRoute(Section):
     enabled: bool = Field(
         default=False, description="Make an HTTPRoute, where the cluster serves the Gateway API."
@@ -181,6 +195,7 @@ class Gateway(Scheduling):
     config: Free = Field(default={}, description="Further settings of gateway.yaml (docs/gateway.md).")
     autoscaling: Autoscaling = Field(default=Autoscaling(), description="Autoscaling.")
     service: Service = Field(default=Service(), description="Service.")
+    peer: PeerService = Field(default=PeerService(), description="For gateways of other regions.")
     http_route: HttpRoute = Field(default=HttpRoute(), description="HTTPRoute.")
     pod_disruption_budget: Budget = Field(default=Budget(), description="Budget of the gateways' pods.")
 
@@ -335,6 +350,11 @@ class NetworkPolicy(Section):
     monitoring: list[Free] = Field(
         default=[], description="Who may reach health and metrics (`from` of a rule); everybody when empty."
     )
+    peer_ports: list[Port] = Field(
+        default=[7410],
+        max_length=16,
+        description="Ports on which gateways of other regions are reached.",
+    )
     extra_egress: list[Free] = Field(
         default=[], description="Further egress rules, for example of a tracing collector."
     )
@@ -345,7 +365,8 @@ class NetworkPolicy(Section):
     peer_cidrs: list[Cidr] = Field(
         default=[],
         max_length=64,
-        description="Addresses of other regions whose sidecars may pull KV (with pools).",
+        description="Addresses of other regions: whose sidecars may pull KV (with pools), and with which "
+        "gateways speak on the peer port (any when empty).",
     )
 
 

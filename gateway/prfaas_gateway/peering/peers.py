@@ -62,6 +62,7 @@ class _Region:
     target: RegionTarget
     view: RegionView
     way: Member
+    since: float
     standing: Standing = field(default_factory=Standing)
     scopes: set[asyncio.Timeout] = field(default_factory=set)
     stream: asyncio.Task[None] | None = None
@@ -171,7 +172,9 @@ class Peers:
         for name, target in wanted.items():
             known = self._regions.get(name)
             if known is None:
-                self._regions[name] = _Region(target, self._first_view(name), Member(self._config.health))
+                self._regions[name] = _Region(
+                    target, self._first_view(name), Member(self._config.health), self._wall_clock()
+                )
             else:
                 same = (known.target.peer_address, known.target.trust) == (target.peer_address, target.trust)
                 if not same and known.stream is not None:
@@ -351,8 +354,8 @@ class Peers:
             if region.target.peer_address is None:
                 continue
             age = region.view.age_seconds(wall)
-            if age is not None:
-                metrics.exchange_age_seconds.labels(name).set(age)
+            # One that never spoke has been silent since it is known.
+            metrics.exchange_age_seconds.labels(name).set(age if age is not None else wall - region.since)
             metrics.region_usable.labels(name).set(self._usable(region, now))
             metrics.peer_pods.labels(name).set(len(region.view.pods))
 

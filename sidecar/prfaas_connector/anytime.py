@@ -29,6 +29,7 @@ class View:
     """What is known of a transfer at a moment; times are monotonic seconds.
 
     ``resumable_tokens`` counts from the prompt's start; ``local_tokens`` of them were there before.
+    ``first_kv_seconds`` is how long the queue at the other end may take, as the gateway expects it.
     ``local_tokens_per_second`` is this engine's own prefill rate, None while it has not been seen.
     """
 
@@ -44,6 +45,7 @@ class View:
     ended: bool
     local_tokens_per_second: float | None
     max_patience_seconds: float
+    first_kv_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,9 @@ def _patience(view: View, rest_seconds: float | None) -> float:
     # stake. Something has landed and then stopped: half of the rest, since a stopped link seldom comes back
     # at once.
     stake = rest_seconds if view.first_progress_at is None else rest_seconds / 2
+    if view.first_progress_at is None and view.first_kv_seconds is not None:
+        # A queue that was known when the prompt was sent is no silence.
+        stake = max(stake, view.first_kv_seconds)
     return min(view.max_patience_seconds, max(MIN_PATIENCE_SECONDS, stake))
 
 

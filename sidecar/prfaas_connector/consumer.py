@@ -143,6 +143,7 @@ class ConsumerTransfer:
                 ended=self.ended is not None,
                 local_tokens_per_second=local_tokens_per_second,
                 max_patience_seconds=self.max_patience_seconds,
+                first_kv_seconds=self.leg.first_kv_seconds,
             ),
             now,
         )

@@ -35,7 +35,8 @@ class PrefillLeg:
 @dataclass(frozen=True, slots=True)
 class DecodeLeg:
     """This engine decodes; the KV comes from the sidecar at ``producer_address`` with identity ``producer``,
-    which a proxy there may know by ``server_name``."""
+    which a proxy there may know by ``server_name``. ``first_kv_seconds``: how long the queue there may keep
+    this engine without any KV, as the gateway expects it."""
 
     transfer_id: str
     prompt_digest: str
@@ -43,6 +44,7 @@ class DecodeLeg:
     producer_address: str
     producer: str
     server_name: str | None = None
+    first_kv_seconds: float | None = None
 
 
 def parse(kv_transfer_params: Mapping[str, Any] | None) -> PrefillLeg | DecodeLeg | None:
@@ -77,6 +79,7 @@ def parse(kv_transfer_params: Mapping[str, Any] | None) -> PrefillLeg | DecodeLe
             _text(producer, "address"),
             _text(producer, "identity"),
             None if producer.get("server_name") is None else _text(producer, "server_name"),
+            _seconds(part, "first_kv_seconds"),
         )
     raise ParametersError("prfaas.leg: neither prefill nor decode")
 
@@ -93,6 +96,15 @@ def prompt_digest(token_ids: Sequence[int], cache_salt: str | None) -> str:
     digest.update(b"\0")
     digest.update(ids.tobytes())
     return digest.hexdigest()
+
+
+def _seconds(part: Mapping[str, Any], name: str) -> float | None:
+    value = part.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3600:
+        raise ParametersError(f"prfaas.{name}: a number of seconds up to 3600")
+    return float(value)
 
 
 def _text(part: Mapping[str, Any], name: str, pattern: re.Pattern[str] | None = None) -> str:

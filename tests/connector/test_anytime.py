@@ -52,6 +52,27 @@ HALF = replace(
             replace(NOTHING_YET, local_tokens_per_second=1e6), 100.5, Reason.SILENT, id="a short prompt"
         ),
         pytest.param(
+            replace(NOTHING_YET, first_kv_seconds=6.0), 105.9, Reason.COMING, id="a queue that was announced"
+        ),
+        pytest.param(
+            replace(NOTHING_YET, first_kv_seconds=6.0), 106.0, Reason.SILENT, id="longer than was announced"
+        ),
+        pytest.param(
+            replace(NOTHING_YET, first_kv_seconds=1.0),
+            103.9,
+            Reason.COMING,
+            id="a short queue takes nothing away",
+        ),
+        pytest.param(
+            replace(NOTHING_YET, first_kv_seconds=60.0),
+            110.0,
+            Reason.SILENT,
+            id="a queue beyond all patience",
+        ),
+        pytest.param(
+            replace(HALF, first_kv_seconds=60.0), 105.0, Reason.SILENT, id="a queue is over once KV comes"
+        ),
+        pytest.param(
             replace(NOTHING_YET, local_tokens_per_second=1.0), 109.9, Reason.COMING, id="a long prompt"
         ),
         pytest.param(

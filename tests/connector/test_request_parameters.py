@@ -38,6 +38,12 @@ def test_both_legs() -> None:
     )
 
 
+def test_an_expected_queue() -> None:
+    leg = parse({"prfaas": {**DECODE, "first_kv_seconds": 2}})
+    assert isinstance(leg, DecodeLeg)
+    assert leg.first_kv_seconds == 2.0
+
+
 @pytest.mark.parametrize("parameters", [None, {}, {"do_remote_prefill": True}, {"prfaas": None}])
 def test_an_ordinary_request(parameters: dict[str, Any] | None) -> None:
     assert parse(parameters) is None
@@ -55,6 +61,9 @@ def without(part: dict[str, Any], name: str) -> dict[str, Any]:
         (without(PREFILL, "version"), "prfaas.version"),
         ({**PREFILL, "version": 2}, "prfaas.version"),
         ({**PREFILL, "leg": "both"}, "prfaas.leg"),
+        ({**DECODE, "first_kv_seconds": -1}, "prfaas.first_kv_seconds"),
+        ({**DECODE, "first_kv_seconds": True}, "prfaas.first_kv_seconds"),
+        ({**DECODE, "first_kv_seconds": "2"}, "prfaas.first_kv_seconds"),
         (without(PREFILL, "leg"), "prfaas.leg"),
         (without(PREFILL, "transfer_id"), "prfaas.transfer_id"),
         ({**PREFILL, "transfer_id": ID.upper()}, "prfaas.transfer_id"),

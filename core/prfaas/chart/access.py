@@ -62,6 +62,14 @@ ACCESS: Final = (
         "how regions are seen from here, and this cluster's report",
     ),
     Access(
+        _OPERATOR, _CLUSTER, keys.GROUP, ("kvlinks",), ("get", "list", "watch"),
+        "which links there are, what they may carry and what they carry",
+    ),
+    Access(
+        _OPERATOR, _CLUSTER, keys.GROUP, ("kvlinks/status",), ("patch",),
+        "what comes over the links that end in this region",
+    ),
+    Access(
         _OPERATOR, _WATCHED, keys.GROUP, (*_POOLS, "prefillroutes", "modelkvprofiles"), _FOLLOW,
         "what users want",
     ),
@@ -137,6 +145,10 @@ ACCESS: Final = (
     Access(
         _OPERATOR, _OWN, "", ("configmaps",), ("get", "patch"),
         "what gateways are told", (keys.GATEWAY_POLICY_CONFIG_MAP,),
+    ),
+    Access(
+        _OPERATOR, _OWN, "", ("configmaps",), ("get", "patch"),
+        "what has come over each link this month", (keys.EGRESS_CONFIG_MAP,),
     ),
     Access(
         _MIRROR, _CLUSTER, keys.GROUP, ("kvlinks",), _FOLLOW,

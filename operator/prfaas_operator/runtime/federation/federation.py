@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from prfaas.api import keys
 from prfaas.api.conditions import Finding
 from prfaas.kube import errors
 from prfaas.kube.client import KubeClient
@@ -24,6 +25,7 @@ from prfaas_operator.runtime.federation.following import Followed
 from prfaas_operator.runtime.federation.gateways import GatewayViews
 from prfaas_operator.runtime.federation.hub import Hub
 from prfaas_operator.runtime.federation.hub_client import hub_client
+from prfaas_operator.runtime.federation.links import Links
 from prfaas_operator.runtime.federation.mirror import Mirror
 from prfaas_operator.runtime.federation.presence import BEAT_SECONDS, renew
 from prfaas_operator.runtime.federation.region_objects import RegionObject, region_key, region_object
@@ -111,6 +113,9 @@ class Federation:
             reports_here=self._reports_here,
             clock=clock,
         )
+        self.links = Links(
+            api, namespace=namespace, region=self.region, pods=partial(_decode_pods, store), clock=clock
+        )
         self._register(metrics)
 
     def _hub(self, path: str, fence: Fence, user_agent: str) -> Hub:
@@ -152,6 +157,7 @@ class Federation:
             ("questions to gateways", self.gateways.run),
             ("status of Regions", self.status.run),
             ("report", self.reporter.run),
+            ("links", self.links.run),
         ]
         if self.hub is not None and self.mirror is not None:
             parts += [("contact with the hub", self.hub.run), ("mirror", self.mirror.run)]
@@ -272,3 +278,12 @@ async def _again_and_again(name: str, part: Callable[[], Awaitable[Any]]) -> Non
         else:
             logger.error("federation: %s has ended, which it must not; it begins anew", name)
         await asyncio.sleep(AGAIN_SECONDS)
+
+
+def _decode_pods(store: Store) -> list[tuple[str, str]]:
+    """Pods that may receive KV: uid and address. Those that end receive still."""
+    return [
+        (each.uid, each.value.address)
+        for each in store.pods
+        if each.pool is not None and each.pool.kind == keys.DECODE_POOL and each.value.address
+    ]

@@ -156,8 +156,10 @@ def test_what_has_landed_is_not_computed_again() -> None:
         bits_per_second=1e8,
         local=Curve.polynomial(0.01, 0.01, to_tokens=1e6),
         remote=constant(0.5),
+        prompt_lengths=lengths(8192.0),
     )
-    cuts = Failure(at_seconds=100, for_seconds=5, every_seconds=50, link="north-west")
+    # A transfer takes 65 s, so that each is cut once, on average in its middle.
+    cuts = Failure(at_seconds=100, for_seconds=5, every_seconds=60, link="north-west")
     policy = Policy(router=RouterKind.REMOTE, anytime=False, **SELDOM)
     cut = simulate(problem, OPTIONS, settings(policy=policy, duration_seconds=20_000.0, failures=(cuts,)))
     whole = run(RouterKind.LOCAL, problem, duration_seconds=20_000.0)
@@ -196,7 +198,7 @@ def test_conversations_find_their_beginning_in_the_cache() -> None:
         run(problem=problem, demand=demand, cache_tokens=tokens) for tokens in (0, 50_000_000, 50_000)
     )
     assert cold.cached_share == 0
-    assert warm.cached_share > 0.5
+    assert warm.cached_share > 0.3
     assert 0 < small.cached_share < warm.cached_share
     # The scenario's rate is one of requests, first and later turns together; the last ones did not come yet,
     # and a conversation ends where its prompt would be too long.

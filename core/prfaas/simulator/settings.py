@@ -225,6 +225,7 @@ class Policy(Part):
         headroom: on the measured demand before the planner gets it.
         cache_aware: False: no decision knows what is cached.
         bandwidth_aware: False: the planner takes every link for unlimited and the router takes it for idle.
+        threshold_tokens: fixed, instead of the plan's; for the router Threshold.
         refuse: the scheduler refuses what nothing can serve within the objective; otherwise it is late.
         anytime: who waits for KV that is slow takes what has landed and has the rest computed in the decode
             pool's own cluster, as the engine's connector does. False: it waits.
@@ -241,6 +242,7 @@ class Policy(Part):
     cache_aware: bool = True
     bandwidth_aware: bool = True
     link_data_age_seconds: NotNegative = 0.0
+    threshold_tokens: Annotated[int, Field(ge=0)] | None = None
     refuse: bool = False
     anytime: bool = True
 

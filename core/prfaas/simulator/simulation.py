@@ -83,6 +83,8 @@ def _router(
         return ThresholdRouter(fixed=True)
     if kind is RouterKind.REMOTE:
         return ThresholdRouter(fixed=True, threshold_tokens=0)
+    if policy.threshold_tokens is not None:
+        return ThresholdRouter(fixed=True, threshold_tokens=policy.threshold_tokens)
     return ThresholdRouter()
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
@@ -16,7 +17,7 @@ import click
 from prfaas.capacity import InvalidInputError
 from prfaas.commands.durations import parse_duration
 from prfaas.commands.plan.command import solver_output_aside
-from prfaas.commands.simulate import html, scenario, text
+from prfaas.commands.simulate import html, scenario, text, validate
 from prfaas.planner import PlanTimeoutError
 from prfaas.simulator import simulate as simulated
 
@@ -38,9 +39,15 @@ def _duration(_context: click.Context, _parameter: click.Parameter, value: str |
     "  prfaas simulate scenario.yaml                       a table\n"
     "  prfaas simulate scenario.yaml --report day.html     and plots, in one file\n"
     "  prfaas simulate scenario.yaml --set link.north-west=5 --set simulation.policy.router=Scheduler\n"
-    "  prfaas simulate scenario.yaml --duration 2h --seed 7 -o json"
+    "  prfaas simulate scenario.yaml --duration 2h --seed 7 -o json\n"
+    "  prfaas simulate --validate demo.json                beside real engines, from `prfaas demo --json`"
 )
-@click.argument("file", metavar="SCENARIO", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "file",
+    metavar="[SCENARIO]",
+    required=False,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
 @click.option(
     "--set",
     "changes",
@@ -56,18 +63,32 @@ def _duration(_context: click.Context, _parameter: click.Parameter, value: str |
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write an HTML report with plots.",
 )
+@click.option(
+    "--validate",
+    "demo",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="DEMO.JSON",
+    help="Instead: predict the requests of `prfaas demo --json`, beside what was measured.",
+)
 def simulate(
-    file: Path,
+    file: Path | None,
     changes: tuple[str, ...],
     seed: int | None,
     duration: float | None,
     output: str,
     report: Path | None,
+    demo: Path | None,
 ) -> None:
     """Play a scenario through: requests, pools and links by chance, decisions by the production code.
 
     The same scenario and seed give the same result. Ctrl-C ends it and shows what is known.
     """
+    if (file is None) == (demo is None):
+        raise click.UsageError("give a scenario file or --validate, and not both")
+    if demo is not None:
+        _validated(demo, output)
+        return
+    assert file is not None  # noqa: S101 (checked above, for mypy)
     with refused_input_told(file):
         read = scenario.read(file, changes, seed=seed, duration_seconds=duration)
         with stop_on_interrupt() as stopped, solver_output_aside():
@@ -87,6 +108,20 @@ def simulate(
         click.echo(text.screen(result))
     if result.interrupted:
         sys.exit(INTERRUPTED)
+
+
+def _validated(demo: Path, output: str) -> None:
+    with refused_input_told(demo):
+        try:
+            document = json.loads(demo.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InvalidInputError("demo", f"is not JSON ({error})", "use `prfaas demo --json`") from error
+        with solver_output_aside():
+            rows = validate.compared(document)
+    if output == "json":
+        click.echo(json.dumps([asdict(row) | {"error": row.error} for row in rows], indent=2))
+    else:
+        click.echo(validate.table(rows))
 
 
 @contextmanager

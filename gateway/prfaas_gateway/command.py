@@ -9,8 +9,9 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import jinja2
@@ -25,12 +26,17 @@ from prfaas_gateway.decode_leg import DecodeClient
 from prfaas_gateway.errors import ClusterUnusableError
 from prfaas_gateway.memory import return_large_buffers
 from prfaas_gateway.metrics import Metrics
+from prfaas_gateway.paces import LinkReport
 from prfaas_gateway.probes import probe_forever
 from prfaas_gateway.scheduler import TICK_SECONDS, Scheduler
 from prfaas_gateway.services import Fleet, ModelRuntime, Services, load_models, static_fleet
 from prfaas_gateway.streams import Budget
 from prfaas_gateway.supervisor import Supervisor
 from prfaas_gateway.tls import Credentials
+
+if TYPE_CHECKING:
+    from prfaas_gateway.peering.links import LinkPace
+    from prfaas_gateway.peering.wire import LinkState
 
 _log = logging.getLogger(__name__)
 
@@ -228,7 +234,22 @@ def build_services(
             services.clock,
             services.wall_clock,
         )
+        services.peers.on_link = partial(_report_link, services)
     return services
+
+
+def _report_link(services: Services, link: LinkState, pace: LinkPace) -> None:
+    """Let the scheduler know how the way from another region is."""
+    services.scheduler.links.report(
+        link.source,
+        LinkReport(
+            capacity_bits_per_second=pace.capacity_bits_per_second,
+            used_bits_per_second=pace.used_bits_per_second,
+            rtt_seconds=link.rtt_seconds or 0.0,
+            loss_share=(link.retransmits_percent or 0.0) / 100,
+            measured_at=pace.at,
+        ),
+    )
 
 
 async def close_services(services: Services) -> None:

@@ -16,7 +16,7 @@ from prfaas.api.v1alpha1.pools import Reach
 from prfaas_gateway.engine_report import LinkCounters, read_report
 from prfaas_gateway.peering.feed import FIRST_BYTES, Feed
 from prfaas_gateway.peering.lines import Lines, LineTooLongError
-from prfaas_gateway.peering.links import links_into
+from prfaas_gateway.peering.links import links_into, pace_of
 from prfaas_gateway.peering.offers import Offers, offers
 from prfaas_gateway.peering.region import MAX_PODS, RegionView
 from prfaas_gateway.peering.stream import Allowance
@@ -406,6 +406,23 @@ def test_links_are_added_up_by_source() -> None:
     assert us.rtt_seconds == pytest.approx((0.1 * 3 + 0.2 * 2) / 5)
     (alone,) = links_into("eu", [(replace(busy, streams=0),), (idle,)])
     assert alone.goodput_bits_per_second == 9e9
+
+
+def test_a_links_use_is_what_came_between_two_looks() -> None:
+    link = LinkState("us", "eu", received_bytes=1000)
+    assert pace_of(link, None, 0) is None
+    first = pace_of(replace(link, goodput_bits_per_second=8e9), None, 0)
+    assert first is not None
+    assert (first.capacity_bits_per_second, first.used_bits_per_second) == (8e9, 0)
+    then = pace_of(replace(link, received_bytes=2_500_001_000, goodput_bits_per_second=7e9), first, 5)
+    assert then is not None
+    assert then.used_bits_per_second == 4e9
+    assert then.capacity_bits_per_second == pytest.approx(8e9, rel=0.01)
+    # A sidecar has gone with its counters, and the best of before is forgotten slowly.
+    later = pace_of(replace(link, received_bytes=5), then, 605)
+    assert later is not None
+    assert later.used_bits_per_second == 0
+    assert later.capacity_bits_per_second == pytest.approx(4e9, rel=0.01)
 
 
 def test_a_sidecar_that_tells_nonsense_of_links_is_a_sidecar_all_the_same() -> None:

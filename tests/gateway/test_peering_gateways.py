@@ -50,7 +50,8 @@ async def test_a_region_is_shown_hop_by_hop(tmp_path: Path) -> None:
         names = ["DNS", "TCP", "TLS", "Identity", "Authorisation", "Clock"]
         assert [hop["name"] for hop in seen["hops"]] == names
         assert seen["exchange"]["source"] == "peer"
-        assert seen["exchange"]["age_seconds"] < 5
+        assert seen["age_seconds"] < 5
+        assert (seen["cluster"], seen["code"]) == ("us", None)
         (pool,) = seen["pools"]
         assert (pool["namespace"], pool["name"], pool["pods"], pool["ready"]) == ("llm", "long", 1, 1)
         # What nothing is offered of is known as a region all the same.
@@ -155,7 +156,7 @@ async def test_a_restart_goes_on_with_what_the_disk_has_until_the_region_speaks(
             again.controller.take_snapshot(decoding("eu", target(us, peer_address=cable.address)).to_json())
             seen = await again.seen("us")
             assert seen["exchange"]["source"] == "disk"
-            assert seen["exchange"]["age_seconds"] > 0
+            assert seen["age_seconds"] > 0
             await eventually_async(lambda: again.prefiller("us/llm/long-0") is not None)
             engine = again.prefiller("us/llm/long-0")
             assert engine is not None
@@ -219,3 +220,8 @@ async def test_what_sidecars_measure_of_links_is_added_up_and_told(tmp_path: Pat
         (link,) = [link for link in us.peers.links() if link.destination == "eu"]
         assert (link.source, link.rtt_seconds, link.streams) == ("us", 0.1, 4)
         assert (await eu.seen("us"))["links"][0]["received_bytes"] == 10
+        scheduler = eu.services.scheduler
+        await eventually_async(lambda: "us" in scheduler.links._reports)
+        scheduler.tick(eu.services.fleet.prefillers, eu.services.clock())
+        way = scheduler.links.links["us"]
+        assert (way.planned_bits_per_second, way.rtt_seconds) == (8e9, 0.1)

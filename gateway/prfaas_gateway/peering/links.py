@@ -4,9 +4,45 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from prfaas_gateway.engine_report import LinkCounters
 from prfaas_gateway.peering.wire import LinkState
+
+_PEAK_HALF_LIFE_SECONDS = 600.0
+_BITS_PER_BYTE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPace:
+    """A link as a router needs it, by two looks at its counters.
+
+    Attributes:
+        capacity_bits_per_second: the best that was measured, half forgotten after ten minutes: what a link
+            carried once it can carry, until it has not for a while.
+        used_bits_per_second: between the last two looks.
+    """
+
+    capacity_bits_per_second: float
+    used_bits_per_second: float
+    received_bytes: int
+    at: float
+
+
+def pace_of(link: LinkState, before: LinkPace | None, now: float) -> LinkPace | None:
+    """How a link goes now; None while nothing was measured.
+
+    Counters that fall (a sidecar that has gone or started anew) tell of no use, for one look.
+    """
+    goodput = link.goodput_bits_per_second or 0.0
+    if before is None:
+        return LinkPace(goodput, 0.0, link.received_bytes, now) if goodput else None
+    elapsed = now - before.at
+    faded = before.capacity_bits_per_second * 0.5 ** (elapsed / _PEAK_HALF_LIFE_SECONDS)
+    used = 0.0
+    if elapsed > 0 and link.received_bytes >= before.received_bytes:
+        used = (link.received_bytes - before.received_bytes) * _BITS_PER_BYTE / elapsed
+    return LinkPace(max(goodput, faded, used), used, link.received_bytes, now)
 
 
 def links_into(region: str, told: Iterable[Iterable[LinkCounters]]) -> tuple[LinkState, ...]:

@@ -24,7 +24,7 @@ from prfaas_gateway.fleet import Decoder, Member, Prefiller
 from prfaas_gateway.metrics import Metrics
 from prfaas_gateway.peering.hops import Obstacle, refusal_of
 from prfaas_gateway.peering.legs import Legs, offered_engine
-from prfaas_gateway.peering.links import links_into
+from prfaas_gateway.peering.links import LinkPace, links_into, pace_of
 from prfaas_gateway.peering.listener import PeerListener
 from prfaas_gateway.peering.offers import Offers, offers
 from prfaas_gateway.peering.picture import Standing, region_entry
@@ -102,11 +102,15 @@ class Peers:
         self._report: dict[str, Any] | None = None
         self._configured = asyncio.Event()
         self._saved_at = clock()
+        self._looked_at = float("-inf")
         self.trust = PeerTrust(tls, config.region, self._refused)
         self.reports: Mapping[str, EngineReport] = {}
         """What sidecars of the own cluster tell, by uid of the pod."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when pods of other regions have come, gone or changed."""
+        self.on_link: Callable[[LinkState, LinkPace], None] = lambda *_: None
+        """Called every few seconds for each link that ends here and was measured."""
+        self._paces: dict[str, LinkPace] = {}
         self.to_save = asyncio.Event()
         self.leaving = False
         self.listener = PeerListener(
@@ -459,10 +463,20 @@ class Peers:
                         _log.warning("a region is silent: nothing is sent there", extra={"region": name})
                     region.way.reachable = False
                     self._lose(region)
+            if now - self._looked_at >= _LINKS_SECONDS:
+                self._looked_at = now
+                self._look_at_links(now)
             if now - self._saved_at >= _SAVE_SECONDS:
                 self._saved_at = now
                 self.to_save.set()
             await asyncio.sleep(_TICK_SECONDS)
+
+    def _look_at_links(self, now: float) -> None:
+        for link in self.own_links():
+            pace = pace_of(link, self._paces.get(link.source), now)
+            if pace is not None:
+                self._paces[link.source] = pace
+                self.on_link(link, pace)
 
     def _lose(self, region: _Region) -> None:
         """End what waits for an answer from there: nobody can say when one would come."""

@@ -15,9 +15,6 @@ from prfaas_gateway.placement import Placement, place
 from prfaas_gateway.services import Services
 from prfaas_gateway.waiting_room import RoomFullError
 
-_BYTES_PER_TOKEN = 3
-"""Of a body that was not tokenised: a little less than text has, so that its length is not taken for less."""
-
 
 def pick(services: Services, intake: Intake, tried: frozenset[str] = frozenset()) -> Pick[Decoder] | None:
     """The decode engine for a request, whether it has room for another prefill or not."""
@@ -26,10 +23,7 @@ def pick(services: Services, intake: Intake, tried: frozenset[str] = frozenset()
 
 def local_tokens(intake: Intake, chosen: Pick[Decoder]) -> int:
     """Tokens that the decode engine would have to prefill; an estimate when the prompt was not tokenised."""
-    tokens = intake.most_tokens
-    if intake.prepared is None:
-        tokens //= _BYTES_PER_TOKEN
-    return max(1, tokens - chosen.matched_blocks * intake.model.block_tokens)
+    return max(1, intake.expected_tokens - chosen.matched_blocks * intake.model.block_tokens)
 
 
 async def turn(
@@ -81,7 +75,7 @@ def prefilling(
 def _claim(services: Services, intake: Intake) -> Claim:
     slo = intake.slo
     chosen = pick(services, intake)
-    cost = local_tokens(intake, chosen) if chosen is not None else max(1, intake.most_tokens)
+    cost = local_tokens(intake, chosen) if chosen is not None else max(1, intake.expected_tokens)
     deadline = services.clock() + slo.ttft_seconds if slo.ttft_seconds is not None else float("inf")
     return Claim(intake.tenant, float(cost), slo.priority, deadline)
 

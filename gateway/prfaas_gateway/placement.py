@@ -116,7 +116,10 @@ def place(
             chosen = Pick(engine, intake.matches.of(engine.index))
     elif decision.route is Route.REMOTE:
         decision = Decision(Route.LOCAL, Reason.NO_PREFILL_ENGINE)
-    return _placed(decision, prompt, chosen, choice, side, curve)
+    uncached = prompt.uncached_tokens
+    if intake.prepared is None:
+        uncached = max(0, intake.expected_tokens - side.cached_tokens)
+    return _placed(decision, prompt, chosen, choice, side, curve, uncached)
 
 
 def _choose(
@@ -151,8 +154,9 @@ def _placed(
     choice: Choice | None,
     side: DecodeSide,
     curve: CompiledCurve | None,
+    uncached_tokens: int,
 ) -> Placement:
-    compute = curve.at(prompt.uncached_tokens) if curve is not None else None
+    compute = curve.at(uncached_tokens) if curve is not None else None
     producer = choice.producer if choice is not None else None
     return Placement(
         decision,

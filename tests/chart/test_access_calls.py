@@ -23,6 +23,7 @@ from prfaas.kube.resources import (
     DEPLOYMENTS,
     PREFILL_POOLS,
     PREFILL_ROUTES,
+    REGIONS,
     SECRETS,
 )
 from prfaas_operator.runtime.planning_adapter import Planning
@@ -118,6 +119,8 @@ async def test_the_operator_needs_all_of_the_charts_rights_and_no_more(
         kubelets(admin, POOLS),
         running(config, planning) as world,
     ):
+        region = {"apiVersion": keys.API_VERSION, "kind": keys.REGION, "metadata": {"name": "eu"}, "spec": {}}
+        await admin.create(REGIONS, region)
         await admin.create(PREFILL_POOLS, pool(keys.PREFILL_POOL, "long"))
         await admin.create(DECODE_POOLS, pool(keys.DECODE_POOL, "chat"))
         route = {"decodePoolRef": {"name": "chat"}, "prefillPoolRefs": [{"name": "long"}]}
@@ -132,6 +135,9 @@ async def test_the_operator_needs_all_of_the_charts_rights_and_no_more(
             lambda: _is_scaled(admin, 3), within_seconds=30, what="the Deployment is scaled"
         )
         await eventually_async(lambda: _is_there(admin), within_seconds=30, what="what gateways are told")
+        await eventually_async(
+            lambda: _is_aggregated(admin), within_seconds=60, what="the region is heard of, and seen"
+        )
         await world.quiet()
 
     refused, used = _asked(own_api_server)
@@ -179,6 +185,12 @@ async def _deployments(admin: KubeClient, count: int) -> bool:
 
 async def _is_scaled(admin: KubeClient, replicas: int) -> bool:
     return any(each["spec"]["replicas"] == replicas for each in await admin.list(DEPLOYMENTS, POOLS))
+
+
+async def _is_aggregated(admin: KubeClient) -> bool:
+    status = (await admin.get(REGIONS, None, "eu")).get("status") or {}
+    types = {each["type"] for each in status.get("conditions") or () if each["status"] == "True"}
+    return bool(status.get("clusters")) and {"ReportFresh", "Reachable"} <= types
 
 
 async def _is_there(admin: KubeClient) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from prfaas_bench import engine, gateway, planner, sidecar, simulator
+from prfaas_bench import engine, gateway, planner, scheduler, sidecar, simulator
 from prfaas_bench.control_plane import measure as control_plane
 from prfaas_bench.control_plane import results as control_plane_results
 from prfaas_bench.federation import measure as federation
@@ -77,11 +77,24 @@ def _simulator(rounds: int) -> tuple[str, Any]:
     return simulator.table(results), [asdict(result) for result in results]
 
 
+def _scheduler(rounds: int) -> tuple[str, Any]:
+    sizes = scheduler.SIZES if rounds > _QUICK_ROUNDS else scheduler.QUICK_SIZES
+    results, hashing = scheduler.measure(rounds=rounds, sizes=sizes)
+    for missed in scheduler.targets_missed(results):
+        click.echo(f"   target missed: {missed}", err=True)
+    figures = {
+        "decisions": [asdict(result) for result in results],
+        "hashing": [asdict(each) for each in hashing],
+    }
+    return scheduler.table(results, hashing), figures
+
+
 PARTS = {
     "sidecar": Part("Sidecar to sidecar", "prfaas bench --only sidecar", _sidecar),
     "gateway": Part("Gateway beside a direct request", "prfaas bench --only gateway", _gateway),
     "engine": Part("Connector inside the engine", "prfaas bench --only engine", _engine),
     "planner": Part("Planner, from one route to fifty regions", "prfaas bench --only planner", _planner),
+    "scheduler": Part("A decision of the scheduler", "prfaas bench --only scheduler", _scheduler),
     "federation": Part("Fifty regions through one hub", "prfaas bench --only federation", _federation),
     "simulator": Part(
         "Simulator, 1,000 requests/s and 100 pools", "prfaas bench --only simulator", _simulator

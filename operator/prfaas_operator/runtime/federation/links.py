@@ -1,4 +1,4 @@
-"""The edge of `federation.links` and `federation.egress`: asks the sidecars, writes KVLinks and the ledger."""
+"""The edge of `federation.links` and `federation.egress`: asks sidecars, writes KVLinks and the ledger."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ class Run:
 BASE = World()
 CASES: dict[str, World] = {
     "reference": BASE,
+    "four times the demand": replace(BASE, mean_per_second=4.0, gigabits=40.0),
     "short answers, 128 tokens": replace(BASE, output_tokens=128.0),
     "dense model": replace(BASE, kv=DENSE),
     "slow links, 1 Gbit/s": replace(BASE, gigabits=1.0),

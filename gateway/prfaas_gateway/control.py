@@ -30,6 +30,7 @@ _CODES = frozenset(
         "BadRequest",
         "BodyTooLarge",
         "Cancelled",
+        "CertificateExpired",
         "ChecksumMismatch",
         "DeadlineExceeded",
         "Draining",
@@ -52,6 +53,7 @@ _CODES = frozenset(
         "UnknownPod",
         "UnknownRegion",
         "UnknownTransfer",
+        "WrongRegion",
         "complete",
     }
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
 from prfaas.capacity import TruncatedLogNormal, paper
@@ -170,13 +171,22 @@ def results(
 ) -> dict[str, Result]:
     """All results, by name. `told` gets each name as it is done, and how many of how many that are."""
     found: dict[str, Result] = {}
-    with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-        waiting = {pool.submit(result_of, run): name for name, run in runs.items()}
-        for number, done in enumerate(as_completed(waiting), start=1):
-            name = waiting[done]
-            found[name] = done.result()
-            told(name, number, len(runs))
+    workers = multiprocessing.get_context("spawn")
+    # Leaving the block ends the workers, whatever they are at.
+    with workers.Pool(processes or os.cpu_count(), initializer=_leave_interrupts_to_the_parent) as pool:
+        for name, result in pool.imap_unordered(_named_result, runs.items()):
+            found[name] = result
+            told(name, len(found), len(runs))
     return found
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _named_result(named: tuple[str, Run]) -> tuple[str, Result]:
+    name, run = named
+    return name, result_of(run)
 
 
 def result_of(run: Run) -> Result:

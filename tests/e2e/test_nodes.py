@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -12,6 +15,8 @@ from prfaas_cluster.bare.sandbox import find_sandbox
 from tests.e2e.stage import DECODE, PREFILL, SYSTEM, Stage, two_nodes, uids, until
 from tests.e2e.traffic import WORKERS, Traffic
 
+# Of prctl(2); tests/conftest.py sets it.
+PR_SET_CHILD_SUBREAPER = 36
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
@@ -40,9 +45,21 @@ def test_a_node_that_is_lost_costs_what_it_was_answering_and_its_engines_are_rep
         until(lambda: traffic.remote >= remote + 1, "prompts are prefilled elsewhere", within_seconds=120)
     # Answers that had begun there are broken off, and said to be; what had not begun is asked elsewhere.
     assert len(traffic.failures) <= WORKERS, traffic.failures
-    bare.up(fleet.record.name)
+    with orphans_left_to_the_machine():
+        bare.up(fleet.record.name)
     fleet.until_ready("decodepool", DECODE, 2)
     until(lambda: fleet.engines_on(lost) == set(), "the returned node has let go of its former pods")
+
+
+@contextmanager
+def orphans_left_to_the_machine() -> Iterator[None]:
+    """A node that is switched on here outlives the tests, which end what is left to them."""
+    library = ctypes.CDLL(None)
+    library.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    try:
+        yield
+    finally:
+        library.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _ready_apart_from(fleet: Stage, before: set[str]) -> int:

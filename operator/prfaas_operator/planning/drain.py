@@ -84,7 +84,8 @@ def _is_marked(pod: ObservedPod, now: datetime) -> bool:
 
 
 def _unseen_seconds(pod: ObservedPod, now: datetime) -> float:
-    if not pod.ready:
+    # One without a node is not marked either.
+    if not (pod.ready and pod.node):
         return 0.0
     if pod.drain_since is None or not _is_marked(pod, now):
         return GATEWAYS_SEE_SECONDS

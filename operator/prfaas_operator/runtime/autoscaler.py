@@ -10,91 +10,40 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
 import aiohttp
-from pydantic import ValidationError
 
 from prfaas.api import keys
-from prfaas.api.v1alpha1 import ModelKVProfileSpec, PoolSpec, PrefillRouteSpec, ScalingMode
+from prfaas.api.v1alpha1 import ScalingMode
 from prfaas.autoscaling import (
-    Arrivals,
     Decision,
     LinkObservation,
     Observation,
-    PoolObservation,
-    Profile,
     Quota,
     Settings,
     State,
     decide,
 )
-from prfaas.autoscaling.learning import Drift, Learned, decode_rate_of, drifts, learned_profile, ratios
-from prfaas.autoscaling.learning import Quantity as Measure
-from prfaas.capacity import InvalidInputError, LengthSketch
+from prfaas.capacity import InvalidInputError
 from prfaas.kube.api import KubeApi
 from prfaas_operator.config import Autoscaling
-from prfaas_operator.planning.autoscale.loads import (
-    PoolLoad,
-    added,
-    pool_load,
-    sketch_of_bins,
-    sketch_of_buckets,
-)
-from prfaas_operator.planning.autoscale.observe import (
-    Measured,
-    elsewhere_observation,
-    is_managed,
-    pool_observation,
-    route_observations,
-    settings_of,
-    starts_of,
-)
-from prfaas_operator.planning.autoscale.profiles import OUTPUT_TOKENS, profile_of
+from prfaas_operator.planning.autoscale.observe import route_observations, settings_of
 from prfaas_operator.planning.autoscale.verdict import ScalingVerdict, renewed, verdict_of
 from prfaas_operator.planning.values import ObservedPool, PoolKey
-from prfaas_operator.runtime.facts import CustomValue, Fact
-from prfaas_operator.runtime.gateway_demand import Demand, GatewayDemand
+from prfaas_operator.runtime.gateway_demand import GatewayDemand
 from prfaas_operator.runtime.link_measurements import LinkMeasurements
 from prfaas_operator.runtime.metrics import Metrics
-from prfaas_operator.runtime.observer import Observer, parse_spec
+from prfaas_operator.runtime.observer import Observer
 from prfaas_operator.runtime.price_signals import PriceSignals
-from prfaas_operator.runtime.sidecar_loads import ASK_SECONDS, SidecarLoads, Told
+from prfaas_operator.runtime.scaling_sight import Seen, Sight
+from prfaas_operator.runtime.sidecar_loads import ASK_SECONDS, SidecarLoads
 from prfaas_operator.runtime.store import Store
 
 logger = logging.getLogger(__name__)
 decisions = logging.getLogger("prfaas_operator.decisions")
-
-# A batch that was seen once can be had again, where nothing else says how large one may be.
-BATCH_MIN = 8.0
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What is known of a pool beyond its objects. `starts`: seconds to ready by uid of the pods that are
-    there; `unknown_since`: since when nothing is told of its load.
-    """
-
-    learned: Learned = field(default_factory=Learned)
-    starts: dict[str, float] = field(default_factory=dict)
-    output_tokens: float | None = None
-    largest_batch: float = 0.0
-    unknown_since: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """One pool in a round."""
-
-    pool: ObservedPool
-    spec: PoolSpec
-    observed: tuple[PoolObservation, ...]
-    drifts: tuple[Drift, ...] | None
-    measured: bool
-    note: str
 
 
 class Autoscaler:
@@ -138,9 +87,8 @@ class Autoscaler:
             config.signals, clock=clock, count=lambda outcome: metrics.price_signals.labels(outcome).inc()
         )
         self._state = State()
-        self._memory: dict[PoolKey, _Memory] = {}
+        self._sight = Sight(store)
         self._modes: dict[str, tuple[int, bool]] = {}
-        self._profiles: dict[str, tuple[int, ModelKVProfileSpec | None]] = {}
         self.verdicts: dict[PoolKey, ScalingVerdict] = {}
 
     async def run(self) -> None:
@@ -173,16 +121,17 @@ class Autoscaler:
             return None
         pools = self._related(managed)
         facts = [pod for key in pools for pod in self._store.pods.of_pool(key)]
+        self._sight.forget_all_but(set(pools))
         told = await self._loads.ask(session, facts)
         demand = await self._gateways.ask(session)
         await self._signals.refresh(session)
 
         now = datetime.fromtimestamp(self._wall(), UTC)
-        lengths = self._lengths(demand, now)
+        lengths = self._sight.lengths(demand)
         seen = {
             key: found
             for key, pool in pools.items()
-            if (found := self._see(key, pool, told, demand, lengths, now)) is not None
+            if (found := self._sight.see(key, pool, told, demand, lengths, now)) is not None
         }
         regions = {each.region for found in seen.values() for each in found.observed}
         links = await self._links.ask() if len(regions) > 1 else ()
@@ -241,127 +190,18 @@ class Autoscaler:
         for key in self.verdicts.keys() - managed:
             self._withdraw(key)
         if not managed:
-            self._memory.clear()
+            self._sight.forget_all_but(set())
             self._state = State()
-
-    # --- what is seen
-
-    def _see(
-        self,
-        key: PoolKey,
-        pool: ObservedPool,
-        told: Mapping[str, Told],
-        demand: Demand,
-        lengths: Mapping[PoolKey, LengthSketch],
-        now: datetime,
-    ) -> _Seen | None:
-        spec, where = pool.spec, pool.geography
-        if spec is None:
-            return None
-        elsewhere = tuple(
-            elsewhere_observation(pool, spec, region) for region in where.others_of(spec.placement)
-        )
-        if not where.is_here(spec.placement):
-            return _Seen(pool, spec, elsewhere, None, False, "")
-        memory = self._memory.setdefault(key, _Memory())
-        memory.starts = {pod.uid: memory.starts[pod.uid] for pod in pool.pods if pod.uid in memory.starts}
-        fresh, starts = starts_of(pool, memory.starts)
-        memory.starts |= fresh
-
-        engines = [told[pod.uid] for pod in pool.pods if pod.uid in told]
-        written, note = self._profile(pool, spec, memory)
-        batch = written.decode.batch_max if written.decode is not None else None
-        own = lengths.get(key) or sketch_of_buckets(
-            added(answer.total("computed_tokens") for answer, _ in engines)
-        )
-        load = pool_load(
-            key.kind,
-            engines,
-            batch_max=batch,
-            ttft_seconds=settings_of(spec).ttft_seconds,
-            lengths=own,
-            now=now.timestamp(),
-        )
-        memory.learned = memory.learned.with_samples(load.samples, now.timestamp())
-        memory.output_tokens = load.output_tokens or memory.output_tokens
-        for answer, _ in engines:
-            memory.largest_batch = max(memory.largest_batch, answer.running)
-        profile = learned_profile(written, memory.learned)
-        if profile.decode is None and key.kind == keys.DECODE_POOL:
-            rate = decode_rate_of(
-                memory.learned.of(Measure.DECODE_STEP_SECONDS),
-                batch_max=max(BATCH_MIN, memory.largest_batch),
-                output_tokens=memory.output_tokens or OUTPUT_TOKENS,
-            )
-            profile = replace(profile, decode=rate)
-        load = _at_zero(key, spec, pool, load, demand, own)
-        found = pool_observation(
-            pool, spec, Measured(load, profile, starts), now, managed=is_managed(pool, now)
-        )
-        has_profile = spec.model.profile_ref is not None and written != Profile()
-        return _Seen(
-            pool,
-            spec,
-            (found, *elsewhere),
-            drifts(written, memory.learned) if has_profile else None,
-            bool(ratios(written, memory.learned)),
-            note,
-        )
-
-    def _profile(self, pool: ObservedPool, spec: PoolSpec, memory: _Memory) -> tuple[Profile, str]:
-        reference = spec.model.profile_ref
-        if reference is None:
-            return Profile(), ""
-        fact = self._store.profiles.get(pool.key.namespace, reference.name)
-        if fact is None:
-            return Profile(), f"ModelKVProfile {reference.name} is not there"
-        parsed = self._parsed_profile(fact)
-        if parsed is None:
-            return Profile(), f"ModelKVProfile {reference.name} cannot be read"
-        cost = spec.scaling.instance
-        return profile_of(
-            parsed,
-            hardware=cost.hardware if cost is not None else None,
-            revision=spec.model.revision,
-            output_tokens=memory.output_tokens,
-        )
-
-    def _parsed_profile(self, fact: Fact[CustomValue]) -> ModelKVProfileSpec | None:
-        known = self._profiles.get(fact.uid)
-        if known is None or known[0] != fact.value.generation:
-            try:
-                parsed: ModelKVProfileSpec | None = ModelKVProfileSpec.model_validate_json(fact.value.spec)
-            except ValidationError:
-                parsed = None
-            known = self._profiles[fact.uid] = (fact.value.generation, parsed)
-        return known[1]
-
-    def _routes(self) -> Iterator[tuple[str, str, PrefillRouteSpec, Mapping[str, str]]]:
-        for fact in self._store.routes:
-            if fact.value.deleted:
-                continue
-            spec, _ = parse_spec(PrefillRouteSpec, fact.value.spec)
-            if spec is not None:
-                yield fact.namespace, fact.name, spec, fact.value.annotations
-
-    def _lengths(self, demand: Demand, now: datetime) -> dict[PoolKey, LengthSketch]:
-        """Of uncached prompts as gateways count them, by decode pool."""
-        found = {}
-        for namespace, name, spec, _ in self._routes():
-            sketch = sketch_of_bins(demand.lengths.get(f"{namespace}/{name}", {}))
-            if sketch is not None:
-                found[PoolKey(keys.DECODE_POOL, namespace, spec.decode_pool_ref.name)] = sketch
-        return found
 
     # --- what is asked
 
     def _question(
-        self, seen: Mapping[PoolKey, _Seen], links: tuple[LinkObservation, ...], now: datetime
+        self, seen: Mapping[PoolKey, Seen], links: tuple[LinkObservation, ...], now: datetime
     ) -> tuple[Observation, Settings]:
         config = self._config
         names = {key: tuple(each.name for each in found.observed) for key, found in seen.items()}
         routes = route_observations(
-            ((namespace, spec, annotations) for namespace, _, spec, annotations in self._routes()),
+            ((namespace, spec, annotations) for namespace, _, spec, annotations in self._sight.routes()),
             names,
             self._observer.geography,
             now,
@@ -389,12 +229,12 @@ class Autoscaler:
 
     # --- what is told
 
-    def _tell(self, decision: Decision, seen: Mapping[PoolKey, _Seen], now: datetime) -> None:
+    def _tell(self, decision: Decision, seen: Mapping[PoolKey, Seen], now: datetime) -> None:
         by_name = {str(key): key for key in seen}
         notes = [self._signals.problem] if self._signals.problem else []
         for each in decision.pools:
             key = by_name[each.pool]
-            found, memory = seen[key], self._memory[key]
+            found, memory = seen[key], self._sight.memory(key)
             pods_ready = found.observed[0].ready > 0
             if each.active or not pods_ready:
                 memory.unknown_since = None
@@ -435,23 +275,6 @@ class Autoscaler:
 
     def _count(self, key: PoolKey, desired: int, needed: int, limit: str) -> None:
         self._metrics.scaling_sizes[key.kind, key.namespace, key.name] = (desired, needed, limit)
-
-
-def _at_zero(
-    key: PoolKey,
-    spec: PoolSpec,
-    pool: ObservedPool,
-    load: PoolLoad,
-    demand: Demand,
-    lengths: LengthSketch | None,
-) -> PoolLoad:
-    """A decode pool without engines has no one to tell of requests but the gateways that turn them away."""
-    if key.kind != keys.DECODE_POOL or load.load is not None or not demand.answered:
-        return load
-    if any(pod.ready for pod in pool.pods):
-        return load
-    rate = demand.turned_away_per_second.get(spec.model.name, 0.0)
-    return replace(load, arrivals=Arrivals(rate, lengths))
 
 
 def _log(key: PoolKey, verdict: ScalingVerdict) -> None:

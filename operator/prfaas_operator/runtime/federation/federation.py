@@ -101,6 +101,7 @@ class Federation:
             told=self._told_by_mirror,
             clock=clock,
             chance=random.random,
+            there=lambda: self.hub is not None or region_key(self.region) in self.regions.objects,
         )
         self.status = RegionStatusWriter(
             api,

@@ -36,6 +36,7 @@ class Reporter:
         api: of the server that has the Region: the hub's, or the own one.
         pools: the pools of this cluster, as they are now.
         told: what the mirror adds: refusals, the hub's UID, whether it is frozen.
+        there: whether the Region may be there: nothing is tried without one.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Reporter:
         told: Callable[[], tuple[tuple[Refused, ...], str | None, bool | None]],
         clock: Callable[[], float],
         chance: Callable[[], float],
+        there: Callable[[], bool] = lambda: True,
     ) -> None:
         self._api = api
+        self._there = there
         self._region, self._cluster = region, cluster
         self._pools, self._told = pools, told
         self._clock, self._chance = clock, chance
@@ -73,6 +76,9 @@ class Reporter:
         while True:
             await self.wake.wait(None)
             await asyncio.sleep(SETTLE_SECONDS)
+            if not self._there():
+                # Wakes again when it comes.
+                continue
             current = self.current()
             wait_seconds = seconds_until_write(self._written, self._written_at, current, self._clock())
             if wait_seconds is None:

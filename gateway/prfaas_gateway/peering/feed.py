@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prfaas_gateway.peering.wire import (
-    LOAD_FIELDS,
     VERSION,
     LinkState,
     PeerPod,
     changed_fields,
+    differ_in_load_only,
     line_of,
     link_fields,
     pod_fields,
@@ -26,7 +26,6 @@ _LINE_BYTES = 64 << 10
 _BEAT_SECONDS = 1.0
 _LINKS_SECONDS = 5.0
 _REPORT_SECONDS = 10.0
-_LOAD = frozenset(LOAD_FIELDS)
 
 
 class Feed:
@@ -103,12 +102,13 @@ class Feed:
             if told is None:
                 new.append(pod)
                 continue
-            changed = changed_fields(told, pod)
-            if changed.keys() - _LOAD - {"uid"}:
-                urgent.append((pod, changed))
-            elif len(changed) > 1:
-                loads.append((self._load_told_at.get(uid, 0.0), uid, pod, changed))
-        entries: list[dict[str, Any]] = []
+            if told == pod:
+                self._told[uid] = pod
+            elif differ_in_load_only(told, pod):
+                loads.append((self._load_told_at.get(uid, 0.0), uid))
+            else:
+                urgent.append((pod, changed_fields(told, pod)))
+        entries: list[bytes] = []
         for pod, changed in urgent:
             # Never kept waiting: somebody would go on sending requests to a pod that is gone.
             entries.append(self._tell(pod, changed, now))
@@ -116,49 +116,50 @@ class Feed:
             if self._budget_bytes <= 0:
                 break
             entries.append(self._tell(pod, pod_fields(pod), now))
-        for _, _, pod, changed in sorted(loads, key=lambda load: load[:2]):
+        for _, uid in sorted(loads):
             if self._budget_bytes <= 0:
                 break
-            entries.append(self._tell(pod, changed, now))
+            entries.append(self._tell(pods[uid], changed_fields(self._told[uid], pods[uid]), now))
         more = any(uid not in self._told for uid in pods) and not self._complete
         if not (entries or gone) and self._begun and (more or self._complete):
             return
         yield from self._pod_lines(entries, gone, more)
         self._begun, self._complete = True, self._complete or not more
 
-    def _tell(self, pod: PeerPod, changed: dict[str, Any], now: float) -> dict[str, Any]:
+    def _tell(self, pod: PeerPod, changed: dict[str, Any], now: float) -> bytes:
         self._told[pod.uid] = pod
         self._load_told_at[pod.uid] = now
-        self._budget_bytes -= len(line_of(changed))
-        return changed
+        # The end of the line stands for the comma.
+        return self._spend(line_of(changed)).rstrip()
 
-    def _pod_lines(self, entries: list[dict[str, Any]], gone: list[str], more: bool) -> Iterator[bytes]:
+    def _pod_lines(self, entries: list[bytes], gone: list[str], more: bool) -> Iterator[bytes]:
         first = not self._begun
         chunks = list(_chunks(entries)) or [[]]
         for number, chunk in enumerate(chunks):
             last = number == len(chunks) - 1
-            document: dict[str, Any] = {"type": "pods", "full": first and number == 0, "pods": chunk}
+            document: dict[str, Any] = {"type": "pods", "full": first and number == 0}
             if gone and last:
                 document["gone"] = gone
-                self._budget_bytes -= len(gone) * 40
             if not self._complete and (more or not last):
                 document["more"] = True
-            yield line_of(document)
+            # The entries are encoded already, each once.
+            head = self._spend(line_of({**document, "pods": []})).removesuffix(b"]}\n")
+            yield head + b",".join(chunk) + b"]}\n"
 
     def _spend(self, line: bytes) -> bytes:
         self._budget_bytes -= len(line)
         return line
 
 
-def _chunks(entries: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _chunks(entries: list[bytes]) -> Iterator[list[bytes]]:
     """Entries in groups that make lines of a bounded length."""
-    chunk: list[dict[str, Any]] = []
+    chunk: list[bytes] = []
     size = 0
     for entry in entries:
-        size += len(line_of(entry))
+        size += len(entry)
         if chunk and size > _LINE_BYTES:
             yield chunk
-            chunk, size = [], len(line_of(entry))
+            chunk, size = [], len(entry)
         chunk.append(entry)
     if chunk:
         yield chunk

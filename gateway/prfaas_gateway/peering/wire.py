@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 from prfaas.api.keys import DECODE_POOL, PREFILL_POOL
@@ -70,6 +71,7 @@ class PeerPod:
 
 LOAD_FIELDS = ("queued_requests", "running_requests", "queued_tokens")
 POD_FIELDS = tuple(field.name for field in fields(PeerPod))
+_all_but_load = attrgetter(*(name for name in POD_FIELDS if name not in LOAD_FIELDS))
 _OPTIONAL: dict[str, Any] = {
     "name": "",
     "block_tokens": None,
@@ -178,6 +180,11 @@ def changed_fields(before: PeerPod, now: PeerPod) -> dict[str, Any]:
     return {"uid": now.uid} | {
         name: getattr(now, name) for name in POD_FIELDS if getattr(now, name) != getattr(before, name)
     }
+
+
+def differ_in_load_only(before: PeerPod, now: PeerPod) -> bool:
+    """Whether all else is the same."""
+    return bool(_all_but_load(before) == _all_but_load(now))
 
 
 def link_fields(link: LinkState) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +28,13 @@ from prfaas.kube.resources import (
     Object,
     Resource,
 )
+from prfaas_operator.config import OperatorConfig
+from prfaas_operator.runtime.app import Operator
 from tests.helpers import eventually_async
-from tests.operator.runtime_world import (
-    Running,
-    SmallPlanner,
-    client_of,
-    config_for,
-    kubelets,
-    pool_body,
-    running,
-)
+from tests.operator.runtime_world import SmallPlanner, client_of, config_for, kubelets, pool_body
 
 OWN, SERVING = "prfaas-system", "serving"
+STOP_SECONDS = 60.0
 
 
 class Planner(SmallPlanner):
@@ -58,7 +55,6 @@ class Cluster:
     name: str
     admin: KubeClient
     kubeconfig: Path
-    running: list[Running] = field(default_factory=list)
 
     async def condition(self, region: str, type_: str) -> Object:
         """A condition of a Region; {} while there is none."""
@@ -119,8 +115,11 @@ async def cluster(name: str, server: Any) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def operator(of: Cluster, hub: Path | None = None, **federation: Any) -> AsyncIterator[Running]:
-    """The cluster's operator; with a hub's kubeconfig it mirrors that."""
+async def operator(of: Cluster, hub: Path | None = None, **federation: Any) -> AsyncIterator[None]:
+    """The cluster's operator; with a hub's kubeconfig it mirrors that.
+
+    Each has a thread and a loop of its own: kopf ends by cancelling what else runs in its loop.
+    """
     values: dict[str, Any] = dict(federation)
     if hub is not None:
         values = {
@@ -144,9 +143,36 @@ async def operator(of: Cluster, hub: Path | None = None, **federation: Any) -> A
             "retry_seconds": 0.5,
         },
     )
-    async with running(config, Planner(of.name)) as world:
-        of.running.append(world)
-        yield world
+    thread = _OperatorThread(config, of.name)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(thread.stop)
+
+
+class _OperatorThread:
+    def __init__(self, config: OperatorConfig, name: str) -> None:
+        self._config, self._name = config, name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_event = asyncio.Event()
+        self._begun = threading.Event()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"operator-of-{name}")
+        self._ended = self._pool.submit(lambda: asyncio.run(self._run()))
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        operator = Operator(self._config, Planner(self._name))
+        self._begun.set()
+        await operator.run(self._stop_event)
+        # Sockets of cancelled watches end in a turn of their own.
+        await asyncio.sleep(0.1)
+
+    def stop(self) -> None:
+        """Let it end in good order, and raise what it ended by."""
+        if self._begun.wait(STOP_SECONDS) and self._loop is not None and not self._ended.done():
+            self._loop.call_soon_threadsafe(self._stop_event.set)
+        self._ended.result(STOP_SECONDS)
+        self._pool.shutdown()
 
 
 def region(name: str, **spec: Any) -> Object:
@@ -179,8 +205,8 @@ class Federation:
     way: Path
     stack: AsyncExitStack
 
-    async def start_member(self, **federation: Any) -> Running:
-        return await self.stack.enter_async_context(operator(self.member, self.way, **federation))
+    async def start_member(self, **federation: Any) -> None:
+        await self.stack.enter_async_context(operator(self.member, self.way, **federation))
 
     async def command(self, *arguments: str, of: Cluster | None = None) -> Result:
         """`prfaas federation …` for the member, or another cluster."""

@@ -112,6 +112,8 @@ class Aggregator:
         self._leases = {
             cluster: liveness.see_lease(before.get(cluster), renewed, now, wall)
             for cluster, renewed in self._followed.objects.values()
+            # One that joining has just made was never renewed: the cluster is not lost, it has yet to come.
+            if renewed
         }
         if self._leases.keys() != before.keys() or self._lost.keys() & self._fresh(now):
             self.wake()

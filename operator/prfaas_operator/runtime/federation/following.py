@@ -49,6 +49,10 @@ class Followed(Generic[T]):
     def objects(self) -> Mapping[ObjectKey, T]:
         return self._objects
 
+    def begin_anew(self) -> None:
+        """What is known counts no more, until it is listed again. To be called while it is not followed."""
+        self.contact = Contact()
+
     async def run(self) -> None:
         """Follow until cancelled."""
         changes = reflect(

@@ -9,12 +9,15 @@ from dataclasses import replace
 
 from prfaas.kube import errors
 from prfaas.kube.client import KubeClient
+from prfaas.kube.resources import NAMESPACES
 from prfaas_operator.federation.hub import HubContact
 from prfaas_operator.runtime.federation.hub_client import WayToHub, read_way
-from prfaas_operator.runtime.federation.presence import BEAT_SECONDS, renew
+from prfaas_operator.runtime.federation.presence import BEAT_SECONDS, CALL_SECONDS, renew
 from prfaas_operator.runtime.fence import WritingStopped
 
 logger = logging.getLogger(__name__)
+
+UID_NAMESPACE = "kube-system"
 
 
 class Hub:
@@ -28,6 +31,7 @@ class Hub:
     Attributes:
         contact: what came of talking to it.
         lost: how often contact was lost, so that others know when to begin anew.
+        uid: of the hub that answered last; `replaced` is set when it is another one than before.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class Hub:
         self.way = WayToHub()
         self.contact = HubContact(began_at=clock())
         self.lost = 0
+        self.uid = ""
+        self.replaced = asyncio.Event()
 
     @property
     def namespace(self) -> str:
@@ -70,19 +76,42 @@ class Hub:
     async def _beat(self) -> None:
         way = await read_way(self._path)
         if way.stamp != self.way.stamp:
-            if self.way.stamp:
-                logger.info("the way to the hub has changed: it is read anew")
+            known = bool(self.way.stamp)
             self.way = way
-            # The next request reads the file; watches that break are opened anew.
-            await self.api.close()
+            if known:
+                logger.info("the way to the hub has changed: it is read anew")
+                # The next request reads the file; watches break, and are opened anew.
+                await self.api.close()
         try:
             await renew(self.api, self.namespace, self._cluster, self._holder, make=False)
+            await self.identify()
         except errors.KubeError as error:
             self.failed(error)
         except WritingStopped as error:
             logger.debug("no beat: %s", error)
         else:
             self.answered()
+
+    async def identify(self) -> str:
+        """Ask which hub it is.
+
+        Raises:
+            KubeError: it did not say.
+        """
+        try:
+            body = await self.api.get(
+                NAMESPACES, None, UID_NAMESPACE, metadata_only=True, deadline_seconds=CALL_SECONDS
+            )
+        except errors.KubeError as error:
+            self.failed(error)
+            raise
+        self.answered()
+        uid = str(body["metadata"]["uid"])
+        if uid != self.uid:
+            # What is followed may be of another hub, whose versions mean nothing here.
+            self.uid = uid
+            self.replaced.set()
+        return uid
 
     def answered(self) -> None:
         """The hub did as it was asked."""

@@ -17,7 +17,6 @@ from prfaas.kube.resources import (
     CONFIG_MAPS,
     CUSTOM_RESOURCES,
     FEDERATION_RESOURCES,
-    NAMESPACES,
     Object,
     Resource,
 )
@@ -42,7 +41,6 @@ from prfaas_operator.runtime.fence import WritingStopped
 logger = logging.getLogger(__name__)
 
 MIRRORED = (*FEDERATION_RESOURCES, *CUSTOM_RESOURCES)
-UID_NAMESPACE = "kube-system"
 UID_KEY, OFFERED_KEY = "uid", "offered"
 SETTLE_SECONDS = 0.3
 # Somebody may have accepted the deletes, or brought the hub back.
@@ -112,11 +110,30 @@ class Mirror:
     async def run(self) -> None:
         """Mirror until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for theirs in self._theirs:
-                group.create_task(theirs.run(), name=f"mirror's reflector of the hub's {theirs.resource}")
+            group.create_task(self._follow_hub(), name="mirror's reflectors of the hub")
             for ours in self._ours:
                 group.create_task(ours.run(), name=f"mirror's reflector of {ours.resource}")
             group.create_task(self._passes(), name="mirror")
+
+    async def _follow_hub(self) -> None:
+        """Follow the hub that there is; one that was replaced is listed from the beginning."""
+        while True:
+            self._hub.replaced.clear()
+            for each in self._theirs:
+                each.begin_anew()
+            following = [
+                asyncio.create_task(each.run(), name=f"mirror's reflector of the hub's {each.resource}")
+                for each in self._theirs
+            ]
+            replaced = asyncio.create_task(self._hub.replaced.wait(), name="whether the hub is another one")
+            try:
+                done, _ = await asyncio.wait({*following, replaced}, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {replaced}:
+                    task.result()
+            finally:
+                for task in (*following, replaced):
+                    task.cancel()
+                await asyncio.gather(*following, replaced, return_exceptions=True)
 
     async def _passes(self) -> None:
         failures, lost = 0, self._hub.lost
@@ -150,7 +167,9 @@ class Mirror:
         await self._recall()
         theirs = tuple(each for followed in self._theirs for each in followed.objects.values())
         # Asked after the lists: they cannot be of a later hub than this one.
-        uid = await self._uid()
+        uid = await self._hub.identify()
+        if self._hub.replaced.is_set():
+            raise errors.Unreachable("the hub is another one: it is listed first")
         ours = [each for followed in self._ours for each in followed.objects.values()]
         plan = plan_mirror(HubPicture(uid, theirs), ours, self._memory, self._settings, self._clock())
         self._memory = plan.memory
@@ -164,15 +183,6 @@ class Mirror:
         if self.frozen:
             return FROZEN_LOOK_SECONDS
         return min(LOOK_SECONDS, plan.look_again_seconds or LOOK_SECONDS)
-
-    async def _uid(self) -> str:
-        try:
-            body = await self._hub.api.get(NAMESPACES, None, UID_NAMESPACE, metadata_only=True)
-        except errors.KubeError as error:
-            self._hub.failed(error)
-            raise
-        self._hub.answered()
-        return str(body["metadata"]["uid"])
 
     async def _recall(self) -> None:
         """Read what is pinned, and whether deletes are accepted."""

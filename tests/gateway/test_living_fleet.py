@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prfaas.routing import Reason, Route
+from prfaas.scheduling import SloClass
 from prfaas_gateway.cluster.living import apply
 from prfaas_gateway.cluster.membership import desired_fleet
 from prfaas_gateway.cluster.pods import Pod
@@ -304,7 +305,7 @@ async def test_a_prompt_that_was_short_when_it_came_is_short_under_a_new_route_t
     model = ModelRuntime("chat", (), 16, 4096, None, threshold_tokens=4000)
     nothing: Any = None
     # Not tokenised, since it could not be longer than the threshold that held then.
-    intake = Intake(nothing, nothing, model, ShortPrompt(3000), None)
+    intake = Intake(nothing, nothing, model, ShortPrompt(3000), None, Matches(()), "", SloClass("standard"))
     placement = place(services, intake, Pick(only_decoder(services), 0), frozenset(), "id")
     services.control = None
     assert (placement.decision.route, placement.prefiller) == (Route.LOCAL, None)

@@ -173,6 +173,38 @@ def test_a_flapping_link_moves_nothing_to_and_fro(period_seconds: float) -> None
     assert max(loop.sizes["far"]) <= 4
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_roles_follow_a_shift_of_load_once_on_the_accelerators_that_there_are(seed: int) -> None:
+    """Eight accelerators for both roles: what prefill does not need any more decode gets, and keeps."""
+
+    def make(seen: Mapping[str, tuple[int, int, float]], _: float) -> Observation:
+        pools = []
+        for name, role in (("long", Role.PREFILL), ("chat", Role.DECODE)):
+            replicas, ready, work = seen[name]
+            pools.append(
+                a_pool(name, role, replicas, ready=ready, load=load_of(ready, work) if ready else None)
+            )
+        return Observation(
+            tuple(pools), (RouteObservation("long", "chat"),), (), (Quota("gpus", frozenset(seen), 8),)
+        )
+
+    def load(name: str, now: float) -> float:
+        busy, calm = (3.6, 1.0) if now < 1800 else (1.0, 3.6)
+        return busy if name == "long" else calm
+
+    rules = Settings({"long": PoolSettings(8), "chat": PoolSettings(8)}, start_seconds=60)
+    loop = Loop(rules, load, make, noise=0.05, seed=seed, replicas=4)
+    loop.run(5400)
+    total = [sum(sizes) for sizes in zip(*loop.sizes.values(), strict=True)]
+    assert max(total) <= 8
+    converted = [each for decision in loop.decisions for each in decision.conversions]
+    assert converted
+    assert {each.to_pool for each in converted if each.from_pool == "long"} == {"chat"}
+    assert loop.sizes["chat"][-1] * 0.75 >= 3.6 * 0.95
+    assert turns(loop.sizes["long"]) <= 2
+    assert turns(loop.sizes["chat"]) <= 2
+
+
 def test_the_same_arguments_give_the_same_decision_and_order_does_not_matter() -> None:
     rules = Settings({name: quick() for name in ("far", "near", "chat")})
     seen = across_regions(0.95)

@@ -14,7 +14,15 @@ from aiohttp import web
 
 from prfaas.api import keys
 from prfaas.kube.client import KubeClient
-from prfaas.kube.resources import EVENTS, PREFILL_POOLS, Object
+from prfaas.kube.resources import (
+    DECODE_POOLS,
+    EVENTS,
+    KV_LINKS,
+    PREFILL_POOLS,
+    PREFILL_ROUTES,
+    REGIONS,
+    Object,
+)
 from prfaas_operator.runtime.planning_adapter import Planning
 from tests.helpers import eventually_async
 from tests.operator.runtime_world import client_of, config_for, kubelets, pool_body, running
@@ -252,3 +260,85 @@ def rounds_of(world: Any) -> float:
             if sample.name.endswith("_total") and sample.labels["result"] == "ok"
         )
     )
+
+
+async def test_nothing_grows_behind_a_link_that_a_kvlink_calls_saturated(
+    kubeconfig: Path, namespace: str
+) -> None:
+    # Regions and links belong to no namespace: names of this test alone.
+    own, other = f"us-{namespace[-6:]}", f"eu-{namespace[-6:]}"
+    link: Object = {
+        "apiVersion": keys.API_VERSION,
+        "kind": "KVLink",
+        "metadata": {"name": f"{own}-{other}"},
+        "spec": {
+            "source": {"region": own},
+            "destination": {"region": other},
+            "capacityBitsPerSecond": 10**10,
+        },
+    }
+    congested = {
+        "type": "Congested",
+        "status": "True",
+        "reason": "Saturated",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    config = settings(kubeconfig, namespace).model_copy(update={"region": own})
+    async with (
+        client_of(kubeconfig) as client,
+        kubelets(client, namespace),
+        engines() as (told, port),
+        running(config, planning(config), report_port=port) as world,
+    ):
+        told.share, told.waiting = 1.0, 9.0
+        region = {
+            "apiVersion": keys.API_VERSION,
+            "kind": "Region",
+            "metadata": {"name": other},
+            "spec": {},
+        }
+        try:
+            await client.create(REGIONS, region)
+            await client.create(KV_LINKS, link)
+            await client.patch(
+                KV_LINKS,
+                None,
+                link["metadata"]["name"],
+                {"status": {"utilisationPercent": 97, "conditions": [congested]}},
+                field_manager="test",
+                subresource="status",
+            )
+            decode = {**pool_body(namespace, "chat"), "kind": "DecodePool"}
+            decode["spec"]["placement"] = {"clusters": [{"name": other}]}
+            await client.create(DECODE_POOLS, decode)
+            await client.create(PREFILL_ROUTES, route_to_chat(namespace))
+            await client.create(PREFILL_POOLS, managed(namespace))
+
+            async def limited() -> bool:
+                return await reason(client, namespace, "ScalingLimited") == "LinkSaturated"
+
+            await eventually_async(limited, within_seconds=60)
+            body = await pool(client, namespace)
+            assert body["spec"]["replicas"] == 1
+            explanation = body["status"]["scaling"]["explanation"]
+            assert explanation["needed"] > 1
+            assert link["metadata"]["name"] in explanation["limitMessage"]
+            assert body["status"]["limitedBy"] == "LinkSaturated"
+            await world.stop()
+        finally:
+            await client.delete(KV_LINKS, None, link["metadata"]["name"])
+            await client.delete(REGIONS, None, other)
+
+
+def route_to_chat(namespace: str) -> Object:
+    return {
+        "apiVersion": keys.API_VERSION,
+        "kind": "PrefillRoute",
+        "metadata": {"namespace": namespace, "name": "chat"},
+        "spec": {
+            "decodePoolRef": {"name": "chat"},
+            "prefillPoolRefs": [{"name": "long"}],
+            "mode": "Enforce",
+        },
+    }

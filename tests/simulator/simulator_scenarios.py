@@ -86,9 +86,12 @@ def two_sites(
     return Problem(prefill, decode, direct_routes(prefill, decode, links), links)
 
 
-def settings(router: RouterKind = RouterKind.THRESHOLD, **fields: object) -> Settings:
+def settings(
+    router: RouterKind = RouterKind.THRESHOLD, *, anytime: bool = False, **fields: object
+) -> Settings:
+    """Ten minutes; without anytime KV a transfer is waited for, however long it takes."""
     policy = fields.pop("policy", None)
-    given = policy if isinstance(policy, Policy) else Policy(router=router, **SELDOM)
+    given = policy if isinstance(policy, Policy) else Policy(router=router, anytime=anytime, **SELDOM)
     return Settings.model_validate({"duration_seconds": 600.0, "policy": given, **fields})
 
 

@@ -10,7 +10,7 @@ from prfaas.capacity.queueing import mean_wait_seconds
 from prfaas.planner import Link
 from prfaas.simulator import Demand, Network, Outputs, Poisson, PoolDetails, RouterKind, simulate
 from prfaas.simulator.fluid import SharedServer
-from prfaas.simulator.stations import LinkStation, connection_bits_per_second
+from prfaas.simulator.links import LinkStation, connection_bits_per_second
 from tests.simulator.simulator_scenarios import OPTIONS, close, constant, one_site, settings, two_sites
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from prfaas.simulator.links import LinkStation
 from prfaas.simulator.request import Request
 from prfaas.simulator.settings import Failure
-from prfaas.simulator.stations import DecodeStation, Fleet, LinkStation, PrefillStation
+from prfaas.simulator.stations import DecodeStation, Fleet, PrefillStation
 
 if TYPE_CHECKING:
     from prfaas.simulator.world import World

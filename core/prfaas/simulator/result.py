@@ -9,8 +9,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from prfaas.simulator.links import LinkStation
 from prfaas.simulator.recorder import Series
-from prfaas.simulator.stations import DecodeStation, Fleet, LinkStation
+from prfaas.simulator.stations import DecodeStation, Fleet
 from prfaas.simulator.world import World
 
 CDF_SHARES = (*(index / 100 for index in range(100)), 0.995, 0.999, 1.0)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from prfaas.planner import DecodePlan, Plan
+from prfaas.planner import DecodePlan, Plan, Problem, Route
+from prfaas.planner.routes import usable_routes
 from prfaas.routing import policy
 from prfaas.simulator.control import LinkState
 from prfaas.simulator.request import Request
@@ -159,6 +160,26 @@ def threshold_of(uncached_tokens: int, choices: Choices) -> int | None:
     away = debt >= 1.0
     choices.remote_debt[bucket] = debt - 1.0 if away else debt
     return 0 if away else uncached_tokens
+
+
+def choices_of(problem: Problem) -> tuple[list[Choices], dict[tuple[int, int], Route]]:
+    """Who may prefill for whom, as the planner sees it: residency and allow-lists hold here too."""
+    prefill = {pool.name: index for index, pool in enumerate(problem.prefill_pools)}
+    links = {link.name: index for index, link in enumerate(problem.links)}
+    usable, _ = usable_routes(problem)
+    found: list[Choices] = []
+    routes: dict[tuple[int, int], Route] = {}
+    for index, pool in enumerate(problem.decode_pools):
+        choices = Choices(pool.cluster)
+        for route in usable:
+            if route.decode_pool == pool.name:
+                candidate = Candidate(
+                    prefill[route.prefill_pool], links[route.links[0]] if route.links else -1
+                )
+                (choices.remote if route.links else choices.local).append(candidate)
+                routes[candidate.prefill, index] = route
+        found.append(choices)
+    return found, routes
 
 
 def furthest_behind(candidates: Sequence[Candidate]) -> Candidate:

@@ -10,7 +10,8 @@ import simpy
 
 from prfaas.planner import Plan
 from prfaas.simulator.control import Controller, Decided, LinkState, Observed, PoolState
-from prfaas.simulator.stations import DecodeStation, Fleet, LinkStation, PrefillStation
+from prfaas.simulator.links import LinkStation
+from prfaas.simulator.stations import DecodeStation, Fleet, PrefillStation
 
 if TYPE_CHECKING:
     from prfaas.simulator.world import World

@@ -15,20 +15,20 @@ from typing import cast
 
 import simpy
 
-from prfaas.capacity import BITS_PER_BYTE
+from prfaas.capacity import BITS_PER_BYTE, Wire
 from prfaas.planner import DecodePool, Plan, Problem, Route
-from prfaas.planner.routes import usable_routes
 from prfaas.simulator.arrivals import Drawn
 from prfaas.simulator.calendar import Calendar
 from prfaas.simulator.control import Controller, LengthWindow
+from prfaas.simulator.links import LinkStation
 from prfaas.simulator.names import check_names
 from prfaas.simulator.outages import Outages
 from prfaas.simulator.prefixes import PrefixCache
 from prfaas.simulator.recorder import Recorder
 from prfaas.simulator.request import Request
-from prfaas.simulator.routers import Candidate, Choices, Router
+from prfaas.simulator.routers import Candidate, Choices, Router, choices_of
 from prfaas.simulator.settings import Demand, Network, PoolDetails, Settings, Trace
-from prfaas.simulator.stations import DecodeStation, Fleet, LinkStation, PrefillStation
+from prfaas.simulator.stations import DecodeStation, Fleet, PrefillStation
 from prfaas.simulator.steering import Steering
 from prfaas.simulator.traces import Arrival, played
 
@@ -111,7 +111,7 @@ class World:
         ]
         self.pools: dict[str, Fleet] = {each.name: each for each in (*self.prefill, *self.decode)}
         self.caches = {pool.cluster: PrefixCache(settings.cache_tokens) for pool in problem.pools}
-        self.choices, self._routes = _choices(problem)
+        self.choices, self._routes = choices_of(problem)
         self.router = router(self.choices, self._routes)
         self.lengths = [LengthWindow() for _ in problem.decode_pools]
         self._counts = [Counts() for _ in problem.decode_pools]
@@ -196,8 +196,12 @@ class World:
         self.recorder.routed(request, choice.reason, remote=choice.candidate.link >= 0, cached_tokens=cached)
         self._send(request, choice.candidate)
 
-    def _send(self, request: Request, to: Candidate) -> None:
-        """To a prefill pool: what it has to compute, and what has to cross."""
+    def _send(self, request: Request, to: Candidate, *, left_share: float = 1.0) -> None:
+        """To a prefill pool: what it has to compute, and what has to cross.
+
+        Args:
+            left_share: of what it would compute, the rest having landed already.
+        """
         station = self.prefill[to.prefill]
         route = self._routes[to.prefill, request.decode]
         pool = self.problem.decode_pools[request.decode]
@@ -205,19 +209,19 @@ class World:
         request.remote = to.link >= 0
         request.prefilled = False
         request.landed = to.link < 0
-        if request.blocks:
-            held_here = self.caches[pool.cluster].held_tokens(request.blocks)
-            held_there = self.caches[station.cluster].held_tokens(request.blocks)
-            compute = max(LEAST_COMPUTE_TOKENS, request.tokens - held_there)
-            crossing = max(0, request.tokens - held_here)
-            wire = route.wire
-            sent = wire.bytes_of(pool.kv.state_bytes, _token_bytes(pool, crossing) / (1 - wire.held_share))
+        wire = route.wire
+        if self.settings.cache_tokens:
+            compute = float(request.tokens - self.caches[station.cluster].held_tokens(request.blocks))
+            crossing = request.tokens - self.caches[pool.cluster].held_tokens(request.blocks)
+            wire = Wire(wire.state_ratio, wire.token_ratio)
         else:
-            compute = max(LEAST_COMPUTE_TOKENS, request.tokens * (1 - route.prefill_hit_share))
-            sent = route.wire.bytes_of(pool.kv.state_bytes, _token_bytes(pool, request.tokens))
-        request.compute_tokens = compute
-        request.service_seconds = station.curve.at(compute)
-        request.wire_bits = sent * BITS_PER_BYTE if to.link >= 0 else 0.0
+            compute, crossing = request.tokens * (1 - route.prefill_hit_share), request.tokens
+        request.compute_tokens = max(LEAST_COMPUTE_TOKENS, compute * left_share)
+        request.service_seconds = station.curve.at(request.compute_tokens)
+        request.wire_bits = 0.0
+        if to.link >= 0:
+            sent = wire.bytes_of(pool.kv.state_bytes, _token_bytes(pool, crossing))
+            request.wire_bits = sent * BITS_PER_BYTE
         station.submit(request)
 
     def _prefill_begun(self, request: Request) -> None:
@@ -325,15 +329,8 @@ class World:
             self.fail(request, why)
             return
         to = min(local or others, key=lambda each: self.prefill[each.prefill].wait_seconds())
-        tokens = request.compute_tokens
-        self._send(request, to)
-        if to.link < 0 and landed_share > 0:
-            # It was submitted with the whole prompt; what landed need not be computed.
-            station = self.prefill[to.prefill]
-            if station.withdraw(request):
-                request.compute_tokens = max(LEAST_COMPUTE_TOKENS, tokens * (1 - landed_share))
-                request.service_seconds = station.curve.at(request.compute_tokens)
-                station.submit(request)
+        # KV that goes on to another remote pool is not what that pool sends: it begins anew.
+        self._send(request, to, left_share=1.0 - landed_share if to.link < 0 else 1.0)
 
     def usable(self, candidate: Candidate) -> bool:
         """See `View`."""
@@ -381,26 +378,6 @@ class World:
         self._stale_bits = [link.next_bits_per_second() for link in self.links]
         event = self.env.timeout(self.settings.policy.link_data_age_seconds)
         event.callbacks.append(self._look_anew)
-
-
-def _choices(problem: Problem) -> tuple[list[Choices], dict[tuple[int, int], Route]]:
-    """Who may prefill for whom, as the planner sees it: residency and allow-lists hold here too."""
-    prefill = {pool.name: index for index, pool in enumerate(problem.prefill_pools)}
-    links = {link.name: index for index, link in enumerate(problem.links)}
-    usable, _ = usable_routes(problem)
-    found: list[Choices] = []
-    routes: dict[tuple[int, int], Route] = {}
-    for index, pool in enumerate(problem.decode_pools):
-        choices = Choices(pool.cluster)
-        for route in usable:
-            if route.decode_pool == pool.name:
-                candidate = Candidate(
-                    prefill[route.prefill_pool], links[route.links[0]] if route.links else -1
-                )
-                (choices.remote if route.links else choices.local).append(candidate)
-                routes[candidate.prefill, index] = route
-        found.append(choices)
-    return found, routes
 
 
 def _token_bytes(pool: DecodePool, tokens: float) -> float:

@@ -69,21 +69,26 @@ def cases() -> dict[str, Run]:
     """
     found = {}
     for name, world in CASES.items():
-        plain = made.alone(world, fast=False)
-        static = made.alone(world, fast=False, sizes=made.sized_for(plain, world.peak_per_second))
-        own = made.alone(world, fast=True)
         mean = world.mean_per_second
-        found[f"{name}/static"] = Run(
-            static, made.settings(world, sizing=Sizing.STATIC, router=RouterKind.LOCAL, pools={})
-        )
-        found[f"{name}/alone"] = Run(
-            made.alone(world, fast=True, sizes=made.sized_for(own, mean)), made.settings(world)
-        )
+        if name == baseline_of(name):
+            plain = made.alone(world, fast=False)
+            static = made.alone(world, fast=False, sizes=made.sized_for(plain, world.peak_per_second))
+            given = made.settings(world, sizing=Sizing.STATIC, router=RouterKind.LOCAL, pools={})
+            found[f"{name}/static"] = Run(static, given)
+            own = made.alone(world, fast=True, sizes=made.sized_for(made.alone(world, fast=True), mean))
+            found[f"{name}/alone"] = Run(own, made.settings(world))
         problem = made.shared(world, sizes=made.sized_for(made.shared(world), mean))
         found[f"{name}/shared"] = Run(problem, made.settings(world))
         if name in RICH_CASES:
             found[f"{name}/rich"] = Run(problem, made.settings(world, headroom=RICH_HEADROOM))
     return found
+
+
+def baseline_of(case: str) -> str:
+    """The workload whose regions, each for itself, do just the same: neither links nor KV matter there."""
+    world = CASES[case]
+    same = replace(world, kv=BASE.kv, gigabits=BASE.gigabits) == BASE
+    return "reference" if same else case
 
 
 def ablations() -> dict[str, Run]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from prfaas.commands.evidence.runs import CASES, MODERATE, OVERLOADED, PAPER_LINKS
+from prfaas.commands.evidence.runs import CASES, MODERATE, OVERLOADED, PAPER_LINKS, baseline_of
 from prfaas.simulator import Result
 
 BAR_COLUMNS = 30
@@ -62,9 +62,15 @@ def _good_per_cost(result: Result) -> float:
     return (result.total.attained_share or 0.0) * known / result.cost
 
 
+def _ways(results: Results, case: str) -> tuple[Result, Result, Result]:
+    """Static, alone and shared."""
+    own = baseline_of(case)
+    return results[f"{own}/static"], results[f"{own}/alone"], results[f"{case}/shared"]
+
+
 def _figures(results: Results, case: str) -> tuple[float, float, float, float]:
     """Saved latency at no more spend, throughput per money, saved decode idle, cost saved by regions."""
-    static, alone, shared = (results[f"{case}/{kind}"] for kind in ("static", "alone", "shared"))
+    static, alone, shared = _ways(results, case)
     rich = results.get(f"{case}/rich", shared)
     affordable = rich if rich.cost <= static.cost * 1.02 else shared
     latency = 1 - _mean(affordable.total.total_seconds.mean) / _mean(static.total.total_seconds.mean)
@@ -132,7 +138,7 @@ def _cases(results: Results) -> str:
     best = max(_figures(results, case)[1] for case in CASES)
     for case in CASES:
         latency, per_cost, idle, nights = _figures(results, case)
-        static, alone, shared = (results[f"{case}/{kind}"] for kind in ("static", "alone", "shared"))
+        static, alone, shared = _ways(results, case)
         rows.append(
             [
                 case,

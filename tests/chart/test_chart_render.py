@@ -74,7 +74,7 @@ def test_one_registry_and_digests_hold_for_every_image_also_those_of_pools() -> 
     config = yaml.safe_load(rendered.one("ConfigMap", "prfaas-operator")["data"]["operator.yaml"])
     images = [each["image"] for _, spec in rendered.pod_specs() for each in spec["containers"]]
     images += config["images"].values()
-    assert len(images) == 4
+    assert len(images) == 5
     for image in images:
         assert image.startswith("registry.example.org:5000/mirror/prfaas/"), image
         assert "@sha256:" in image
@@ -233,6 +233,8 @@ def test_definitions_can_be_kept_deleted_or_left_out() -> None:
         keys.DECODE_POOL,
         keys.PREFILL_ROUTE,
         keys.MODEL_KV_PROFILE,
+        keys.REGION,
+        keys.KV_LINK,
     }
     assert all(each["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for each in kept)
     for each in render({"crds.keep": False}).of_kind("CustomResourceDefinition"):
@@ -246,6 +248,7 @@ def test_network_policies_can_be_switched_off_and_select_both_parts() -> None:
     assert {(each["metadata"]["namespace"], each["metadata"]["name"]) for each in policies} == {
         ("prfaas-system", "prfaas-operator"),
         ("prfaas-system", "prfaas-gateway"),
+        ("prfaas-system", "prfaas-kv-proxy"),
         ("serving", "prfaas-pools"),
         ("batch", "prfaas-pools"),
     }

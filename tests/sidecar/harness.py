@@ -237,3 +237,25 @@ async def pair(folder: Path, authority: Authority, **settings: Any) -> AsyncIter
 def transfer_id() -> str:
     """A new one."""
     return secrets.token_hex(16)
+
+
+async def install(side: Process, leaf: Leaf, trusted: bytes) -> None:
+    """Another leaf and ``ca.crt`` on disk, as the kubelet brings them; waits until they are in force."""
+    before = len(side.said("TLS credentials were read again"))
+
+    def write() -> None:
+        files = side.config["tls"]
+        for name, content in (
+            ("ca", trusted),
+            ("key", leaf.key_pem),
+            ("certificate", leaf.certificate_pem),
+        ):
+            fresh = Path(files[name] + ".new")
+            fresh.write_bytes(content)
+            fresh.replace(files[name])
+
+    await asyncio.to_thread(write)
+    # The last of the three files may have come after the first look.
+    await eventually_async(
+        lambda: len(side.said("TLS credentials were read again")) > before, within_seconds=20
+    )

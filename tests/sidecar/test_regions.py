@@ -16,7 +16,17 @@ from prfaas_sidecar.protocol import bodies
 from prfaas_sidecar.protocol.frames import FrameType
 from tests.helpers import eventually_async
 from tests.sidecar.fake_engine import FINGERPRINT, Refusal, lanes_of
-from tests.sidecar.harness import CONSUMER, GATEWAY, PRODUCER, Pair, Process, engines, sidecar, transfer_id
+from tests.sidecar.harness import (
+    CONSUMER,
+    GATEWAY,
+    PRODUCER,
+    Pair,
+    Process,
+    engines,
+    install,
+    sidecar,
+    transfer_id,
+)
 from tests.sidecar.test_control import gateway, url
 from tests.sidecar.test_peers_file import Volume
 from tests.sidecar.wire import tls_client
@@ -24,7 +34,7 @@ from tests.sidecar.wire import tls_client
 LANES = lanes_of()
 DIAL = {"identity": PRODUCER, "addresses": ["127.0.0.1:*"]}
 CERTIFICATE_SECONDS = 12
-"""Both sidecars have to start while it lasts."""
+"""It has to be read from disk while it lasts."""
 REFUSED = "prfaas_sidecar_handshakes_refused_total"
 Bundles = dict[str, dict[str, str]]
 
@@ -52,7 +62,6 @@ async def two_regions(
     at_producer: Bundles | None,
     at_consumer: Bundles | None,
     producer: Leaf | None = None,
-    consumer: Leaf | None = None,
 ) -> AsyncIterator[Pair]:
     """A producer in us and a consumer in eu."""
     peers: tuple[dict[str, Any], dict[str, Any]] = (
@@ -63,9 +72,7 @@ async def two_regions(
         sidecar(
             folder / "p", producer or world.us.leaf(PRODUCER), peers=peers[0], gateways=[GATEWAY]
         ) as producing,
-        sidecar(
-            folder / "c", consumer or world.eu.leaf(CONSUMER), peers=peers[1], gateways=[GATEWAY]
-        ) as consuming,
+        sidecar(folder / "c", world.eu.leaf(CONSUMER), peers=peers[1], gateways=[GATEWAY]) as consuming,
         engines(producing, consuming, world.us) as running,
     ):
         yield running
@@ -212,19 +219,16 @@ async def test_a_producer_with_a_certificate_of_another_regions_authority(
 
 @pytest.mark.parametrize("whose", ["producer", "consumer"])
 async def test_a_certificate_that_has_expired_meanwhile(tmp_path: Path, world: World, whose: str) -> None:
-    now = dt.datetime.now(dt.UTC)
-    ends = now + dt.timedelta(seconds=CERTIFICATE_SECONDS)
     authority, identity = (world.us, PRODUCER) if whose == "producer" else (world.eu, CONSUMER)
-    short = authority.leaf(
-        identity, valid_from=now - dt.timedelta(minutes=5), valid_for=ends - now + dt.timedelta(minutes=5)
-    )
     async with two_regions(
-        tmp_path,
-        world,
-        at_producer=world.regions(eu=world.eu),
-        at_consumer=world.regions(us=world.us),
-        **{whose: short},
+        tmp_path, world, at_producer=world.regions(eu=world.eu), at_consumer=world.regions(us=world.us)
     ) as two:
+        now = dt.datetime.now(dt.UTC)
+        begins, ends = now - dt.timedelta(minutes=5), now + dt.timedelta(seconds=CERTIFICATE_SECONDS)
+        side = two.producer if whose == "producer" else two.consumer
+        await install(
+            side, authority.leaf(identity, valid_from=begins, valid_for=ends - begins), authority.pem
+        )
         await eventually_async(
             lambda: dt.datetime.now(dt.UTC) > ends + dt.timedelta(seconds=1),
             within_seconds=2 * CERTIFICATE_SECONDS,

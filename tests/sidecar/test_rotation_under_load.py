@@ -12,7 +12,16 @@ import pytest
 from prfaas_demo.certificates import Authority, ca
 from tests.helpers import eventually_async
 from tests.sidecar.fake_engine import everything, lanes_of
-from tests.sidecar.harness import CONSUMER, PRODUCER, Pair, Process, engines, sidecar, transfer_id
+from tests.sidecar.harness import (
+    CONSUMER,
+    PRODUCER,
+    Pair,
+    Process,
+    engines,
+    install,
+    sidecar,
+    transfer_id,
+)
 from tests.sidecar.test_peers_file import Volume
 from tests.sidecar.wire import proxy
 
@@ -21,26 +30,9 @@ DIAL = {"identity": PRODUCER, "addresses": ["127.0.0.1:*"]}
 AT_ONCE = 3
 
 
-async def install(side: Process, signer: Authority, trusted: list[Authority], identity: str) -> None:
-    """A new leaf and ``ca.crt`` on disk, as the kubelet brings them, and wait until they are in force."""
-    before = len(side.said("TLS credentials were read again"))
-
-    def write() -> None:
-        leaf, files = signer.leaf(identity), side.config["tls"]
-        for name, content in (
-            ("ca", b"".join(each.pem for each in trusted)),
-            ("key", leaf.key_pem),
-            ("certificate", leaf.certificate_pem),
-        ):
-            fresh = Path(files[name] + ".new")
-            fresh.write_bytes(content)
-            fresh.replace(files[name])
-
-    await asyncio.to_thread(write)
-    # The last of the three files may have come after the first look.
-    await eventually_async(
-        lambda: len(side.said("TLS credentials were read again")) > before, within_seconds=20
-    )
+async def renew(side: Process, signer: Authority, trusted: list[Authority], identity: str) -> None:
+    """A new leaf, and what is trusted beside it."""
+    await install(side, signer.leaf(identity), b"".join(each.pem for each in trusted))
 
 
 class Load:
@@ -125,12 +117,12 @@ async def test_an_authority_is_replaced_while_transfers_run(tmp_path: Path, rota
             await eventually_async(lambda: len(other.said("peers were read")) > seen, within_seconds=20)
 
         steps: list[Callable[[], Awaitable[None]]] = [
-            lambda: install(side, old, [old], identity),  # a leaf is renewed
-            lambda: install(side, old, [old, new], identity),  # begin: both are trusted at home
+            lambda: renew(side, old, [old], identity),  # a leaf is renewed
+            lambda: renew(side, old, [old, new], identity),  # begin: both are trusted at home
             lambda: published([old, new]),  # and by the others
-            lambda: install(side, new, [new, old], identity),  # sign: leaves of the new one
+            lambda: renew(side, new, [new, old], identity),  # sign: leaves of the new one
             lambda: published([new]),  # finish: the old one is dropped
-            lambda: install(side, new, [new], identity),
+            lambda: renew(side, new, [new], identity),
         ]
         await load.more()
         for step in steps:
@@ -139,7 +131,7 @@ async def test_an_authority_is_replaced_while_transfers_run(tmp_path: Path, rota
             between.cut()
             await load.more()
         # Whoever still holds a leaf of the old one is nobody.
-        await install(side, old, [new], identity)
+        await renew(side, old, [new], identity)
         between.cut()
         await eventually_async(lambda: load.failed, within_seconds=30)
         assert all("NotAuthorised" in reason for reason in load.failed)

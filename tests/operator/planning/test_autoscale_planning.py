@@ -222,6 +222,11 @@ def test_pods_become_ready_waiting_and_starts() -> None:
     assert found.waiting.oldest_seconds == 300
     assert starts_of(seen, ()) == ({"uid-a": 100.0}, (100.0,))
     assert starts_of(seen, {"uid-a"}) == ({}, ())
+    ends = pod("d", **READY, deletion_ends_at=NOW + timedelta(seconds=60))
+    successor = pool_observation(
+        replace(seen, pods=(*seen.pods, ends)), seen.spec, Measured(), NOW, managed=True
+    )
+    assert successor.waiting.instances == 0
     gated = replace(seen, pods=(pod("c", gates=("queue",)),))
     assert pool_observation(gated, seen.spec, Measured(), NOW, managed=True).waiting.why is (
         Shortage.QUOTA_PENDING

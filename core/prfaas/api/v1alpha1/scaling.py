@@ -35,8 +35,8 @@ class ScalingTargets(ApiModel):
         default=None,
         ge=1,
         le=3_600_000,
-        description="The objective, as a mean for every length; the planner plans for it and gateways count "
-        "who kept to it. Absent: none.",
+        description="The objective: the planner plans for it as a mean for every length, and the times that "
+        "the engines count are held against it. Absent: none.",
     )
     attainment_percent: int = Field(
         default=95,

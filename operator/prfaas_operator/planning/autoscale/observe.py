@@ -34,7 +34,7 @@ from prfaas_operator.planning.capacity import names_quota
 from prfaas_operator.planning.geography import Geography
 from prfaas_operator.planning.overrides import Hold, hold_of
 from prfaas_operator.planning.partner import keys_of_route
-from prfaas_operator.planning.pods import is_alive, waits_for_node
+from prfaas_operator.planning.pods import is_alive, is_ending, waits_for_node
 from prfaas_operator.planning.replicas import scaling_active
 from prfaas_operator.planning.routes import policy_of
 from prfaas_operator.planning.values import ObservedPool, PoolKey
@@ -144,6 +144,9 @@ def elsewhere_observation(pool: ObservedPool, spec: PoolSpec, region: str) -> Po
 def _waiting(pool: ObservedPool, now: datetime) -> Waiting:
     waiting = [pod for pod in pool.pods if waits_for_node(pod, now)]
     refused = any(names_quota(each.failure) for each in pool.deployments)
+    if sum(is_ending(pod, now) for pod in pool.pods) >= len(waiting):
+        # They get the accelerators of those that end: that is no lack.
+        waiting = []
     if not waiting and not refused:
         return Waiting()
     alive = sum(is_alive(pod) for pod in pool.pods)

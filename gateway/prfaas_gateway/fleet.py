@@ -88,6 +88,11 @@ class RoutePolicy:
         return self.local_only_until is None or wall_clock >= self.local_only_until
 
 
+def tokenised_from(threshold_tokens: int, *, adaptive: bool) -> int:
+    """Up to this length nobody needs a prompt's tokens: of those near t, a queue here may send some away."""
+    return threshold_tokens // 2 if adaptive else threshold_tokens
+
+
 SLOT_OF_NOBODY = -1
 """In the prefix index: of engines that are only assumed."""
 

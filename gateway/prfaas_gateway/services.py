@@ -14,7 +14,7 @@ from prfaas_gateway.config import Config, DecodeEngine, Model, PrefillEngine
 from prfaas_gateway.control import ControlClient
 from prfaas_gateway.decode_leg import DecodeClient
 from prfaas_gateway.engine_report import EngineReport
-from prfaas_gateway.fleet import Decoder, Member, Prefiller, RoutePolicy
+from prfaas_gateway.fleet import Decoder, Member, Prefiller, RoutePolicy, tokenised_from
 from prfaas_gateway.metrics import Metrics
 from prfaas_gateway.prefix_index import PrefixIndex
 from prfaas_gateway.prompt import PromptMaker
@@ -143,7 +143,8 @@ def load_models(config: Config) -> dict[str, ModelRuntime]:
                 model.tokenizer, model.chat_template, model.chat_template_kwargs, model.content_format
             )
         tokenizer = Tokenizer(model.tokenizer / "tokenizer.json")
-        maker = PromptMaker(tokenizer, template, model.threshold_tokens, model.block_tokens)
+        needed = tokenised_from(model.threshold_tokens, adaptive=model.adaptive)
+        maker = PromptMaker(tokenizer, template, needed, model.block_tokens)
         runtime = ModelRuntime(model.name, model.adapters, model.block_tokens, model.max_model_tokens, maker)
         models |= dict.fromkeys((model.name, *model.adapters), runtime)
     return models

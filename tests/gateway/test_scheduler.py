@@ -147,8 +147,9 @@ async def test_a_queue_there_keeps_a_long_prompt_here_and_a_queue_here_sends_it(
         prefiller.told_tokens = 0
         tick(world)
         world.services.fleet.decoders[0].prefill_tokens = 20_000
-        prompt = [7] * 90
-        async with world.complete(prompt=prompt) as response:
+        async with world.complete(prompt=[7] * 90) as response:
+            assert response.headers["x-prfaas-reason"] == "DecodeBusy"
+        async with world.complete(prompt=[7] * 40) as response:
             assert response.headers["x-prfaas-reason"] == "UnderThreshold", "too short to be tokenised"
 
 

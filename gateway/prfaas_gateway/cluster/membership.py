@@ -11,7 +11,7 @@ from prfaas.api.keys import DECODE_POOL, PREFILL_POOL
 from prfaas_gateway.cluster.pods import Pod
 from prfaas_gateway.cluster.policy import Pools
 from prfaas_gateway.engine_report import EngineReport, ModelFile
-from prfaas_gateway.fleet import RoutePolicy
+from prfaas_gateway.fleet import RoutePolicy, tokenised_from
 from prfaas_gateway.peering.remote import RemotePod
 
 PEER_PORT = 7400
@@ -201,7 +201,7 @@ def _model(
     sources = tuple(uid for uid, report in told.items() if digest and report.files_digest == digest)
     files = told[sources[0]].model_files if sources else ()
     thresholds = [
-        policy.threshold_tokens
+        tokenised_from(policy.threshold_tokens, adaptive=policy.adaptive)
         for pool in pools.decode.values()
         if (policy := pool.routes.get(name)) is not None and policy.threshold_tokens is not None
     ]

@@ -117,7 +117,7 @@ KINDS: tuple[Kind, ...] = (
             ),
             *_READY_COLUMNS,
             _AGE,
-            Column("Binds", ".status.plan.binds", "What stands in the way of more.", wide=True),
+            Column("Binds", ".status.plan.binds", "What stands in the way of more."),
             Column(
                 "Measured",
                 ".status.observed.measuredTtftDifference",

@@ -283,7 +283,7 @@ _PROFILE_FITS = {
     Reason.PROFILE_DRIFTS: (
         "False",
         "They are not; the message has the quantity and the ratio. Sizes are chosen by the measurements. "
-        "Measure again with `prfaas profile`, or look at why the engines are slower than they were.",
+        "Renew the ModelKVProfile, or look at why the engines are slower than they were.",
     ),
     Reason.PROFILE_UNMEASURED: ("Unknown", "Too little was measured yet."),
 }

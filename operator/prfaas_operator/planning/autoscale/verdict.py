@@ -154,8 +154,8 @@ def _profile(drifts: Sequence[Drift] | None, *, measured: bool) -> Finding | Non
             type_,
             ConditionStatus.FALSE,
             Reason.PROFILE_DRIFTS,
-            f"{text}. Sizes are chosen by what is measured. Measure again with `prfaas profile`, or look at "
-            "why the engines are slower than they were.",
+            f"{text}. Sizes are chosen by what is measured. Renew the ModelKVProfile, or look at why the "
+            "engines are slower than they were.",
         )
     if not measured:
         return Finding(

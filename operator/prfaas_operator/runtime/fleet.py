@@ -20,7 +20,7 @@ from prfaas.kube.api import KubeApi
 from prfaas.kube.resources import CONFIG_MAPS, SECRETS, Object
 from prfaas_operator.planning import certificates as renewal
 from prfaas_operator.planning.actions import IssueCertificate
-from prfaas_operator.planning.rotation import SETTLE
+from prfaas_operator.planning.rotation import SETTLE, Step
 from prfaas_operator.planning.snapshot import SnapshotRoute, pool_for_snapshot
 from prfaas_operator.planning.values import PoolKey, RouteKey
 from prfaas_operator.runtime import certificates
@@ -127,8 +127,12 @@ class Fleet:
             raise RetryLater(str(error), 30.0) from error
         due_seconds = await self._certify(now)
         await self._tell_gateways(now)
-        again = self.rotation.plan.look_again_seconds
-        rotation_seconds = LOOK_SECONDS if again is None else max(LEAST_PAUSE_SECONDS, again)
+        rotation = self.rotation.plan
+        rotation_seconds = (
+            LOOK_SECONDS
+            if rotation.step is Step.NOTHING
+            else max(LEAST_PAUSE_SECONDS, rotation.look_again_seconds or 0.0)
+        )
         return min(resync_seconds, due_seconds, LOOK_SECONDS, rotation_seconds)
 
     def _region_trusts(self) -> frozenset[str] | None:

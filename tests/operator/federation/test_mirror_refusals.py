@@ -60,16 +60,17 @@ async def test_names_that_are_taken_and_fields_that_would_be_lost(
 
         await say_novel(world)
 
+        novel = placed_pool("new", "us", novel=3)
+
         async def taken() -> bool:
             try:
-                body = await hub.admin.apply(
-                    PREFILL_POOLS, placed_pool("new", "us", novel=3), field_manager="a-person", force=True
-                )
+                body = await hub.admin.apply(PREFILL_POOLS, novel, field_manager="a-person", dry_run=True)
             except errors.ServerFailed:
                 return False
             return bool(body["spec"].get("novel") == 3)
 
         await eventually_async(taken, within_seconds=60, what="the hub takes the new field")
+        await hub.admin.apply(PREFILL_POOLS, novel, field_manager="a-person")
         refused = await member.await_condition("us", "MirrorReady", "False", "MirrorRefused")
         assert ".spec.novel: field not declared in schema" in refused["message"]
         assert "upgrade prfaas here" in refused["message"]

@@ -117,7 +117,7 @@ async def _change(hub: Cluster, body: Object) -> None:
         keys.MODEL_KV_PROFILE: {"model": {"name": "chat-2"}},
         keys.PREFILL_POOL: {"replicas": 2},
         keys.DECODE_POOL: {"replicas": 2},
-        keys.PREFILL_ROUTE: {"mode": "Observe"},
+        keys.PREFILL_ROUTE: {"mode": "Enforce"},
     }
     about, kind = body["metadata"], body["kind"]
     await hub.admin.patch(

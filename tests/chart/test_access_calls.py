@@ -21,6 +21,7 @@ from prfaas.kube.resources import (
     CONFIG_MAPS,
     DECODE_POOLS,
     DEPLOYMENTS,
+    KV_LINKS,
     PREFILL_POOLS,
     PREFILL_ROUTES,
     REGIONS,
@@ -46,6 +47,7 @@ ELSEWHERE = {
     ("delete", "deployments"): "an old revision",
     ("delete", "poddisruptionbudgets"): "a pool that is scaled to one",
     ("patch", "secrets"): "a certificate that is renewed",
+    ("patch", "kvlinks/status"): "a KVLink that ends in this region",
 }
 
 
@@ -121,6 +123,14 @@ async def test_the_operator_needs_all_of_the_charts_rights_and_no_more(
     ):
         region = {"apiVersion": keys.API_VERSION, "kind": keys.REGION, "metadata": {"name": "eu"}, "spec": {}}
         await admin.create(REGIONS, region)
+        ends = {"source": {"region": "us"}, "destination": {"region": "eu"}}
+        link = {
+            "apiVersion": keys.API_VERSION,
+            "kind": keys.KV_LINK,
+            "metadata": {"name": "us-eu"},
+            "spec": ends,
+        }
+        await admin.create(KV_LINKS, link)
         await admin.create(PREFILL_POOLS, pool(keys.PREFILL_POOL, "long"))
         await admin.create(DECODE_POOLS, pool(keys.DECODE_POOL, "chat"))
         route = {"decodePoolRef": {"name": "chat"}, "prefillPoolRefs": [{"name": "long"}]}
@@ -138,6 +148,7 @@ async def test_the_operator_needs_all_of_the_charts_rights_and_no_more(
         await eventually_async(
             lambda: _is_aggregated(admin), within_seconds=60, what="the region is heard of, and seen"
         )
+        await eventually_async(lambda: _is_measured(admin), within_seconds=30, what="the link is told of")
         await world.quiet()
 
     refused, used = _asked(own_api_server)
@@ -191,6 +202,10 @@ async def _is_aggregated(admin: KubeClient) -> bool:
     status = (await admin.get(REGIONS, None, "eu")).get("status") or {}
     types = {each["type"] for each in status.get("conditions") or () if each["status"] == "True"}
     return bool(status.get("clusters")) and {"ReportFresh", "Reachable"} <= types
+
+
+async def _is_measured(admin: KubeClient) -> bool:
+    return "status" in await admin.get(KV_LINKS, None, "us-eu")
 
 
 async def _is_there(admin: KubeClient) -> bool:

@@ -62,7 +62,7 @@ ACCESS: Final = (
         "how regions are seen from here, and this cluster's report",
     ),
     Access(
-        _OPERATOR, _CLUSTER, keys.GROUP, ("kvlinks",), ("get", "list", "watch"),
+        _OPERATOR, _CLUSTER, keys.GROUP, ("kvlinks",), ("list",),
         "which links there are, what they may carry and what they carry",
     ),
     Access(

@@ -29,6 +29,8 @@ from prfaas.api.v1alpha1 import (
     PrefillRoute,
     PrefillRouteStatus,
     RevisionStatus,
+    RouteObservation,
+    RoutePlanStatus,
     ScalingDecision,
     ScalingStatus,
 )
@@ -219,6 +221,27 @@ def test_every_field_of_a_routes_status_comes_back_as_it_was_written(resources: 
         effective_threshold_tokens=4096,
         effective_mode=EffectiveMode.LOCAL_ONLY,
         local_only=LocalOnlyStatus(until=TIME),
+        plan=RoutePlanStatus(
+            threshold_tokens=19_400,
+            remote_percent=49.6,
+            binds="prefill of long binds at 4 of 4 instances",
+            made_at=TIME,
+            valid_until=TIME,
+            stale_because="no plan in time",
+        ),
+        observed=RouteObservation(
+            updated_at=TIME,
+            hours=24.0,
+            requests=120_000,
+            remote_percent=12.5,
+            saving_per_day="31.4±2.1h",
+            spent_per_day="12.0±6.0h",
+            ttft_difference="-1.20±0.31s",
+            measured_ttft_difference="-0.90±0.12s",
+            measured_requests=1500,
+            late_percent=0.4,
+            fallen_back_gateways=1,
+        ),
         pairs=(pair,),
         conditions=(Condition.model_validate(condition("Ready")),),
     )
@@ -283,14 +306,42 @@ def test_columns_of_a_route_say_what_is_in_force(resources: Resources) -> None:
         "effectiveMode": "LocalOnly",
         "effectiveThresholdTokens": 4096,
         "localOnly": {"until": NOON},
+        "plan": {
+            "thresholdTokens": 4096,
+            "remotePercent": 30,
+            "binds": "prefill of long binds",
+            "madeAt": NOON,
+            "validUntil": NOON,
+        },
+        "observed": {
+            "updatedAt": NOON,
+            "hours": 24,
+            "requests": 9000,
+            "remotePercent": 30,
+            "savingPerDay": "31.4±2.1h",
+            "ttftDifference": "-1.20±0.31s",
+            "measuredTtftDifference": "-0.90±0.12s",
+        },
         "conditions": [condition("Ready", "True", "LocalOnly")],
     }
     resources.apply_status("PrefillRoute", "example", status, "operator")
     narrow = resources.table("PrefillRoute", wide=False)[0]
-    assert list(narrow) == ["Name", "Decode", "Mode", "Threshold", "Ready", "Reason", "Age"]
-    assert list(narrow.values())[:-1] == ["example", "chat", "LocalOnly", 4096, "True", "LocalOnly"]
+    columns = ["Name", "Decode", "Mode", "Threshold", "Saving/Day", "TTFT", "Ready", "Reason", "Age", "Binds"]
+    assert list(narrow) == columns
+    assert [narrow[name] for name in columns if name != "Age"] == [
+        "example",
+        "chat",
+        "LocalOnly",
+        4096,
+        "31.4±2.1h",
+        "-1.20±0.31s",
+        "True",
+        "LocalOnly",
+        "prefill of long binds",
+    ]
     wide = resources.table("PrefillRoute", wide=True)[0]
     assert (wide["Wanted"], wide["Local-Until"]) == ("Enforce", NOON)
+    assert wide["Measured"] == "-0.90±0.12s"
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.name)

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 MIRRORED = (*FEDERATION_RESOURCES, *CUSTOM_RESOURCES)
 UID_KEY, OFFERED_KEY = "uid", "offered"
-SETTLE_SECONDS = 0.3
+SETTLE_SECONDS = 1.0
 # Somebody may have accepted the deletes, or brought the hub back.
 FROZEN_LOOK_SECONDS = 5.0
 LOOK_SECONDS = 300.0

@@ -73,7 +73,7 @@ class World:
         """The sidecar of the first prefill engine."""
         return self.prefill_sidecars[0]
 
-    def complete(self, prompt: str = LONG, **fields: Any) -> Any:
+    def complete(self, prompt: str | list[int] = LONG, **fields: Any) -> Any:
         """A completion request, to be used with ``async with``."""
         body = {"model": "chat", "prompt": prompt, "max_tokens": 3, **fields}
         return self.client.post(f"{self.url}/v1/completions", json=body)

@@ -49,7 +49,7 @@ DnsLabel = Annotated[str, AfterValidator(_label)]
 Domain = Annotated[str, AfterValidator(_domain)]
 Image = Annotated[str, AfterValidator(_image)]
 Address = Annotated[str, AfterValidator(_address)]
-HostPath = Annotated[str, Field(pattern=r"^/([^./][^/]*/)*[^./][^/]*$")]
+HostPath = Annotated[str, Field(pattern=r"^(/[^/]+)+$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 

@@ -25,7 +25,7 @@ AccountName = Annotated[
     ),
 ]
 Cidr = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
-HostPath = Annotated[str, StringConstraints(pattern=r"^/([^./][^/]*/)*[^./][^/]*$")]
+HostPath = Annotated[str, StringConstraints(pattern=r"^(/[^/]+)+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Level = Literal["debug", "info", "warning", "error"]
 Labels = dict[str, str]

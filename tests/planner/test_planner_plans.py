@@ -8,16 +8,29 @@ from itertools import pairwise
 
 import pytest
 
-from prfaas.capacity import Curve, InvalidInputError, KVSize, Segment, paper
+from prfaas.capacity import (
+    Curve,
+    DecodeRate,
+    InvalidInputError,
+    KVSize,
+    Segment,
+    TruncatedLogNormal,
+    mean_of,
+    paper,
+)
 from prfaas.planner import (
     BindingKind,
+    DecodePool,
     Goal,
     Instances,
     Options,
     PlanTimeoutError,
+    PrefillPool,
+    Problem,
     Quota,
     Residency,
     Routing,
+    direct_routes,
     in_force,
     plan,
 )
@@ -288,3 +301,63 @@ def test_time_that_runs_out_after_the_first_goal_still_gives_a_plan() -> None:
     assert found.served_per_second == pytest.approx(2.0)
     assert found.cost_gap is None
     assert found.bindings == ()
+
+
+def shared(instances: int | None) -> Problem:
+    """A decode pool that also prefills; `instances` None: 1 to 9 of them, at a price."""
+    size = (
+        Instances(maximum=9, current=1, price_per_hour=4.0)
+        if instances is None
+        else Instances(maximum=instances, minimum=instances, price_per_hour=0.0)
+    )
+    lengths = TruncatedLogNormal(7, 1, 10, 10_000)
+    decode = DecodePool(
+        "chat",
+        "west",
+        "m",
+        KVSize.per_token(1000, to_tokens=10_000),
+        DecodeRate(0.02, 10, 100),
+        lengths,
+        2.0,
+        size,
+        utilisation_max=0.8,
+    )
+    own = PrefillPool(
+        "own", "west", "m", Curve.polynomial(0, 1e-3, to_tokens=10_000), replace(size, minimum=0), 1.0, "chat"
+    )
+    own = replace(own, instances=replace(own.instances, price_per_hour=0.0))
+    return Problem((own,), (decode,), direct_routes((own,), (decode,), ()))
+
+
+def test_instances_that_prefill_beside_decoding_are_counted_once() -> None:
+    found = solved(shared(3), MOST)
+    by_name = {pool.name: pool for pool in found.pools}
+    assert by_name["own"].instances == by_name["chat"].instances == 3
+    assert by_name["own"].utilisation + by_name["chat"].utilisation == pytest.approx(0.8, rel=1e-3)
+    per_request = mean_of(
+        Curve.polynomial(0, 1e-3, to_tokens=10_000), TruncatedLogNormal(7, 1, 10, 10_000), 0, 1e9
+    )
+    assert found.served_per_second == pytest.approx(3 * 0.8 / (per_request + 0.2), rel=1e-3)
+    assert found.bindings[0].name == "chat"
+
+
+def test_a_shared_pool_is_sized_and_paid_for_once() -> None:
+    found = solved(shared(None))
+    assert found.complete
+    sizes = {pool.name: pool.instances for pool in found.pools}
+    assert sizes["own"] == sizes["chat"] > 1
+    # One instance that is started is written off beside its price.
+    assert found.cost_per_hour == pytest.approx(4.0 * sizes["chat"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"instances_of": "nobody"}, "no decode pool is named nobody"),
+        ({"cluster": "north"}, "chat has another cluster or model"),
+    ],
+)
+def test_instances_can_be_shared_only_with_a_decode_pool_beside(change: dict[str, str], words: str) -> None:
+    problem = shared(1)
+    with pytest.raises(InvalidInputError, match=words):
+        solved(replace(problem, prefill_pools=(replace(problem.prefill_pools[0], **change),), routes=()))

@@ -66,7 +66,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Model:
-    """The programme: bounds of columns, matrix, bounds of rows, and what they stand for."""
+    """The programme: bounds of columns, matrix, bounds of rows, and what they stand for.
+
+    `tied`: positions of a prefill pool and of the decode pool whose instances it uses.
+    """
 
     problem: Problem
     pairs: tuple[Pair, ...]
@@ -85,6 +88,7 @@ class Model:
     down: slice
     theta: int
     cost_per_hour: Floats
+    tied: tuple[tuple[int, int], ...] = ()
     unserved_of: tuple[slice, ...] = field(default=())
 
     @property
@@ -260,6 +264,9 @@ def build(
     flow = _flow_rows(matrix, problem, coefficients, pairs, unserved_of, theta)
     prefill_rows, decode_rows, link_rows = _capacity_rows(matrix, problem, pairs, instances, limits)
     quotas = _quota_rows(matrix, problem, pools, instances)
+    tied = _tied(problem)
+    for prefill, decode in tied:
+        matrix.put(matrix.row(0.0, 0.0), [instances.start + prefill, instances.start + decode], [1.0, -1.0])
     moves_from = len(matrix.lower)
     for position, pool in enumerate(pools):
         if pool.instances.current is not None:
@@ -314,6 +321,7 @@ def build(
         down=down,
         theta=theta,
         cost_per_hour=cost,
+        tied=tied,
         unserved_of=unserved_of,
     )
 
@@ -357,9 +365,13 @@ def _capacity_rows(
     links_from = len(matrix.lower)
     for link in problem.links:
         matrix.row(-np.inf, link.usable_bits_per_second / GIGA)
+    decode_of = dict(_tied(problem))
     for pair in pairs:
         own = _range(pair.columns)
         matrix.put(prefill_from + pair.prefill, own, pair.seconds)
+        if pair.prefill in decode_of:
+            shared = decode_of[pair.prefill] - len(problem.prefill_pools)
+            matrix.put(decode_from + shared, own, pair.seconds)
         per_request = 1 / problem.decode_pools[pair.decode].decode.requests_per_second
         matrix.put(decode_from + pair.decode, own, per_request)
         for position in pair.links:
@@ -368,6 +380,15 @@ def _capacity_rows(
         slice(prefill_from, decode_from),
         slice(decode_from, links_from),
         slice(links_from, len(matrix.lower)),
+    )
+
+
+def _tied(problem: Problem) -> tuple[tuple[int, int], ...]:
+    decode_at = {pool.name: index for index, pool in enumerate(problem.decode_pools)}
+    return tuple(
+        (index, len(problem.prefill_pools) + decode_at[pool.instances_of])
+        for index, pool in enumerate(problem.prefill_pools)
+        if pool.instances_of is not None
     )
 
 

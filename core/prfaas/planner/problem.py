@@ -93,6 +93,8 @@ class PrefillPool:
         model: what must be equal on both sides of a transfer, a fingerprint or a name.
         prefill: T_prefill(l) on this hardware, in seconds.
         utilisation_max: share of its time that an instance may be busy.
+        instances_of: the decode pool whose instances these are: they prefill beside decoding, and both
+            together keep within that pool's `utilisation_max`. Of `instances` only `maximum` counts then.
     """
 
     name: str
@@ -101,6 +103,7 @@ class PrefillPool:
     prefill: Curve
     instances: Instances
     utilisation_max: float = 1.0
+    instances_of: str | None = None
 
     def __post_init__(self) -> None:
         require_share("utilisation_max", require_positive("utilisation_max", self.utilisation_max))

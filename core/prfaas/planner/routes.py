@@ -98,6 +98,8 @@ def validated(problem: Problem, options: Options) -> Problem:
             raise InvalidInputError(field, "is given twice", "leave one of them out")
         seen.add(key)
         _check_path(field, route, prefill[route.prefill_pool], decode[route.decode_pool], links)
+    for pool in problem.prefill_pools:
+        _check_shared(pool, decode)
     for decoder in problem.decode_pools:
         _check_references(decoder, prefill, clusters, regions)
     if options.goal is Goal.LEAST_COST:
@@ -209,6 +211,18 @@ def _check_references(
                 f"the region of {pool.cluster} is not known, and residency asks for it",
                 "list it in clusters",
             )
+
+
+def _check_shared(pool: PrefillPool, decode: Mapping[str, DecodePool]) -> None:
+    if pool.instances_of is None:
+        return
+    field, owner = f"prefill_pools[{pool.name}].instances_of", decode.get(pool.instances_of)
+    if owner is None:
+        raise InvalidInputError(field, f"no decode pool is named {pool.instances_of}", "correct the name")
+    if (owner.cluster, owner.model) != (pool.cluster, pool.model):
+        raise InvalidInputError(
+            field, f"{owner.name} has another cluster or model", "give both the same, or instances of its own"
+        )
 
 
 def _check_path(

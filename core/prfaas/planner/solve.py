@@ -218,6 +218,8 @@ class Solver:
             if (free - takes >= -_WHOLE).all():
                 sizes[position] += 1
                 free = free - takes
+        for prefill, decode in model.tied:
+            sizes[prefill] = sizes[decode]
         try:
             solved = self.relax(objective, seconds=self.remaining_seconds(), fixed=sizes)
         except InfeasibleError:

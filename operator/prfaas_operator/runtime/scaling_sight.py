@@ -14,6 +14,7 @@ from prfaas.autoscaling import Arrivals, PoolObservation, Profile
 from prfaas.autoscaling.learning import Drift, Learned, decode_rate_of, drifts, learned_profile, ratios
 from prfaas.autoscaling.learning import Quantity as Measure
 from prfaas.capacity import LengthSketch
+from prfaas.model_profile import OUTPUT_TOKENS, profile_of
 from prfaas_operator.planning.autoscale.loads import (
     PoolLoad,
     added,
@@ -29,7 +30,6 @@ from prfaas_operator.planning.autoscale.observe import (
     settings_of,
     starts_of,
 )
-from prfaas_operator.planning.autoscale.profiles import OUTPUT_TOKENS, profile_of
 from prfaas_operator.planning.values import ObservedPool, PoolKey
 from prfaas_operator.runtime.facts import CustomValue, Fact
 from prfaas_operator.runtime.gateway_demand import Demand

@@ -23,6 +23,7 @@ from prfaas.autoscaling import (
     State,
 )
 from prfaas.autoscaling.learning import Drift, Quantity, Ratio
+from prfaas.model_profile import profile_of
 from prfaas_operator.planning.autoscale.loads import (
     EngineLoad,
     Interval,
@@ -44,7 +45,6 @@ from prfaas_operator.planning.autoscale.observe import (
     settings_of,
     starts_of,
 )
-from prfaas_operator.planning.autoscale.profiles import profile_of
 from prfaas_operator.planning.autoscale.verdict import RENEWED_SECONDS, renewed, verdict_of
 from prfaas_operator.planning.geography import Geography
 from prfaas_operator.planning.replicas import plan_size

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prfaas.api import keys
-from prfaas.api.conditions import ConditionType, set_condition
+from prfaas.api.conditions import ConditionType, Reason, set_condition
 from prfaas.api.v1alpha1 import PlacedStatus
 from prfaas.kube import errors
 from prfaas.kube.api import KubeApi
@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 SETTLE_SECONDS = 0.5
 LOOK_SECONDS = 60.0
 RETRY_SECONDS = 5.0
+AT_ONCE = 8
+# A cluster reports every ten seconds at most.
+NEW_SECONDS = 15.0
 # A whole fleet may change at once, and then has to be told within a minute; steadily it may not cost more.
 BURST_WRITES = 2000.0
 WRITES_PER_SECOND = 4.0
@@ -141,9 +144,16 @@ class Aggregator:
         for region in list(self._regions.objects.values()):
             await self._tell_region(region, states)
         look_seconds = min([LOOK_SECONDS, *self._stale_in()])
-        for fact, kind in list(self._pools()):
-            wait_seconds = await self._tell_pool(kind, fact, states)
-            look_seconds = min(look_seconds, wait_seconds)
+        pools = list(self._pools())
+        for first in range(0, len(pools), AT_ONCE):
+            waits = await asyncio.gather(
+                *(self._tell_pool(kind, fact, states) for fact, kind in pools[first : first + AT_ONCE]),
+                return_exceptions=True,
+            )
+            for each in waits:
+                if isinstance(each, BaseException):
+                    raise each
+                look_seconds = min(look_seconds, each)
         return look_seconds
 
     def states(self) -> dict[str, ClusterState]:
@@ -209,6 +219,11 @@ class Aggregator:
         stored, stored_text = _stored(fact.value.status)
         if (found, text) == (stored, stored_text):
             return LOOK_SECONDS
+        age_seconds = (self._api.server_now() - fact.value.created_at).total_seconds()
+        untold = any(each.reason == Reason.NEVER_REPORTED for each in found)
+        if untold and not stored and age_seconds < NEW_SECONDS:
+            # Its clusters are about to tell of it.
+            return NEW_SECONDS - age_seconds
         wait_seconds = self._written_at.get(key, float("-inf")) + POOL_PAUSE_SECONDS - self._clock()
         if wait_seconds > 0:
             return wait_seconds

@@ -328,7 +328,7 @@ def _mean(value: float | None) -> float:
 
 
 def _less(share: float) -> str:
-    return f"{-100 * share:+.0f} %"
+    return f"{round(-100 * share):+d} %"
 
 
 def _percent(share: float) -> str:

@@ -176,7 +176,8 @@ def test_what_real_engines_did_is_predicted_from_the_other_requests(tmp_path: Pa
     assert [row["route"] for row in rows] == ["local", "remote", "remote", "remote", "remote"]
     assert all(abs(row["error"]) < 0.02 for row in rows), rows
     table = run("--validate", str(path))
-    assert "each request predicted from the others" in table.output
+    assert "each predicted from the other requests: mean error 0 %" in table.output
+    assert "given its own prefill time: mean error 0 %" in table.output
 
 
 def test_what_no_demo_printed_is_refused(tmp_path: Path) -> None:

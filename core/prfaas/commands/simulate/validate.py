@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prfaas.capacity import Curve, DecodeRate, InvalidInputError, KVSize, LengthSketch
@@ -26,13 +26,19 @@ LONGEST_TOKENS = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One request: predicted and measured time to first token in seconds."""
+    """One request: predicted and measured time to first token in seconds.
+
+    Attributes:
+        given_prefill_seconds: predicted with the prefill time that this request itself had: what is left is
+            the error of transfer, round trip and first step. None for local requests.
+    """
 
     name: str
     route: str
     uncached_tokens: int
     predicted_seconds: float
     measured_seconds: float
+    given_prefill_seconds: float | None = None
 
     @property
     def error(self) -> float:
@@ -74,13 +80,26 @@ def compared(document: Mapping[str, Any]) -> list[Row]:
     rows = []
     for each in mine:
         others = [other for other in (*mine, *alone) if other.name != each.name]
-        rows.append(_predicted(each, others, threshold, wide, rtt))
+        row = _predicted(each, others, threshold, wide, rtt)
+        if each.prefill_seconds:
+            given = _predicted(each, others, threshold, wide, rtt, own_prefill=True)
+            row = replace(row, given_prefill_seconds=given.predicted_seconds)
+        rows.append(row)
     return rows
 
 
 def table(rows: Sequence[Row]) -> str:
     """For the terminal, the mean error last."""
-    head = ["request", "route", "uncached", "predicted s", "measured s", "error"]
+    head = [
+        "request",
+        "route",
+        "uncached",
+        "predicted s",
+        "measured s",
+        "error",
+        "given its prefill",
+        "error",
+    ]
     lines = [
         [
             row.name,
@@ -89,6 +108,7 @@ def table(rows: Sequence[Row]) -> str:
             f"{row.predicted_seconds:.3f}",
             f"{row.measured_seconds:.3f}",
             f"{100 * row.error:+.0f} %",
+            *_given(row),
         ]
         for row in rows
     ]
@@ -98,14 +118,31 @@ def table(rows: Sequence[Row]) -> str:
         for line in [head, *lines]
     ]
     errors = [abs(row.error) for row in rows]
+    given = [
+        abs(row.given_prefill_seconds / row.measured_seconds - 1)
+        for row in rows
+        if row.given_prefill_seconds is not None
+    ]
     return "\n".join(
         [
             *text,
             "",
-            f"mean error {_percent(statistics.fmean(errors))}, median {_percent(statistics.median(errors))}; "
-            "each request predicted from the others",
+            f"each predicted from the other requests: mean error {_percent(statistics.fmean(errors))}, "
+            f"median {_percent(statistics.median(errors))}",
+            *(
+                []
+                if not given
+                else [f"given its own prefill time: mean error {_percent(statistics.fmean(given))}"]
+            ),
         ]
     )
+
+
+def _given(row: Row) -> tuple[str, str]:
+    if row.given_prefill_seconds is None:
+        return "-", "-"
+    error = row.given_prefill_seconds / row.measured_seconds - 1
+    return f"{row.given_prefill_seconds:.3f}", f"{100 * error:+.0f} %"
 
 
 def _percent(share: float) -> str:
@@ -137,12 +174,18 @@ def _found(pattern: re.Pattern[str], facts: Mapping[str, str], name: str) -> tup
 
 
 def _predicted(
-    each: _Measured, others: Sequence[_Measured], threshold: int, bits_per_second: float, rtt: float
+    each: _Measured,
+    others: Sequence[_Measured],
+    threshold: int,
+    bits_per_second: float,
+    rtt: float,
+    *,
+    own_prefill: bool = False,
 ) -> Row:
     step = statistics.median(other.step_seconds for other in others)
     near = _line(
         each.name,
-        "local",
+        "locally",
         [
             (other.uncached_tokens, max(1e-3, other.first_token_seconds - step))
             for other in others
@@ -150,10 +193,15 @@ def _predicted(
         ],
     )
     remote = [other for other in others if other.prefill_seconds]
-    far = _line(
-        each.name, "remote", [(other.uncached_tokens, other.prefill_seconds or 0.0) for other in remote]
-    )
     per_token = statistics.median((other.kv_bytes or 0.0) / other.uncached_tokens for other in remote)
+    if own_prefill:
+        remote = [
+            replace(other, uncached_tokens=each.uncached_tokens, prefill_seconds=each.prefill_seconds)
+            for other in remote
+        ]
+    far = _line(
+        each.name, "remotely", [(other.uncached_tokens, other.prefill_seconds or 0.0) for other in remote]
+    )
     one = Instances(maximum=1, current=1)
     prefill = (PrefillPool("east", "east", "m", far, one), PrefillPool("west", "west", "m", near, one))
     decode = DecodePool(
@@ -184,11 +232,13 @@ def _predicted(
 
 
 def _line(name: str, side: str, points: Sequence[tuple[float, float]]) -> Curve:
+    """A straight line through the points; through the origin where the best one would be below zero."""
+    if not points:
+        raise InvalidInputError(
+            f"demo.requests.{name}", f"no other request was prefilled {side}", "run the whole demo"
+        )
     try:
         return Curve.fitted(points, degree=1, to_tokens=LONGEST_TOKENS)
-    except InvalidInputError as error:
-        raise InvalidInputError(
-            f"demo.requests.{name}",
-            f"the others make no profile of {side} prefill: {error}",
-            "run the demo again",
-        ) from error
+    except InvalidInputError:
+        per_token = statistics.median(seconds / tokens for tokens, seconds in points)
+        return Curve.polynomial(0.0, per_token, to_tokens=LONGEST_TOKENS)

@@ -112,11 +112,11 @@ def ablations() -> dict[str, Run]:
         "ablation/cache-blind": without(cache_aware=False),
         "ablation/no anytime KV": without(anytime=False),
         "ablation/no conversion": without(conversion=False),
-        "ablation/static pools": Run(
+        "ablation/static pools, for the peak": Run(
             made.shared(world, sizes=peak), made.settings(world, sizing=Sizing.STATIC)
         ),
-        "ablation/single region, static": Run(
-            made.alone(world, fast=False, sizes=made.sized_for(plain, world.peak_per_second * 0.6)),
+        "ablation/single region, about equal cost": Run(
+            made.alone(world, fast=False, sizes=made.sized_for(plain, world.peak_per_second * 0.33)),
             made.settings(world, sizing=Sizing.STATIC, router=RouterKind.LOCAL),
         ),
     }

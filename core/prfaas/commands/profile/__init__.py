@@ -1,0 +1,1 @@
+"""`prfaas profile`: measures a running engine and writes a ModelKVProfile."""

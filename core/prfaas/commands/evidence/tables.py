@@ -215,12 +215,13 @@ def _paper(results: Results) -> str:
         (
             "## The paper's system, simulated",
             _prose(
-                "4 fast instances behind a link and 8 slow ones, divided by the planner, against 12 slow ones;",
-                "the planner's threshold alone decides. Published: 3.24 against 2.11 requests/s (1.54x), mean",
-                "time to first token 2.22 against 4.44 s without any queueing. Here throughput is what is served",
-                "of 6 requests/s when everyone leaves who waits for half a minute, which costs the baseline five",
-                "percent; the time to first token is at 1.6 requests/s with the queues that Poisson arrivals",
-                "make, more than 2 Gbit/s or a dense model over 10 Gbit/s can carry.",
+                "4 fast instances behind a link and 8 slow ones, divided by the planner, against 12 slow",
+                "ones; the planner's threshold alone decides. Published: 3.24 against 2.11 requests/s",
+                "(1.54x), mean time to first token 2.22 against 4.44 s without any queueing. Here",
+                "throughput is what is served of 6 requests/s when everyone leaves who waits for half a",
+                "minute, which costs the baseline five percent; the time to first token is at 1.6",
+                "requests/s with the queues that Poisson arrivals make, more than 2 Gbit/s or a dense",
+                "model over 10 Gbit/s can carry.",
             ),
             _table(
                 ["system", "served/s", "busiest Gbit/s", "TTFT mean s", "P90", "over", "TTFT", "served/s"],
@@ -263,10 +264,10 @@ def _ablations(results: Results) -> str:
         (
             "## Ablations: what each part is worth",
             _prose(
-                "Conversations of three turns with caches, 1.5 requests/s a region, prompts of 2K to 32K tokens,",
-                "links of 4 Gbit/s. The last column and the bar are requests in time per money against",
-                "everything. Where nothing changes the part had nothing to do here: no transfer was slow enough",
-                "to be left, and no pool grew while another one of its cluster shrank.",
+                "Conversations of three turns with caches, 1.5 requests/s a region, prompts of 2K to 32K",
+                "tokens, links of 4 Gbit/s. The last column and the bar are requests in time per money",
+                "against everything. Where nothing changes the part had nothing to do here: no transfer",
+                "was slow enough to be left, and no pool grew while another one of its cluster shrank.",
             ),
             _table(
                 [
@@ -300,11 +301,11 @@ def _robust(results: Results) -> str:
         (
             "## Robustness",
             _prose(
-                "The reference workload, shared, by the operator's autoscaler every ten minutes. A swing is a",
-                "change of size that takes back one in the other direction within half an hour, over nine pools",
-                "and eight hours. The profiles are wrong all the time: nothing corrects them here, in a cluster",
-                "they learn. What hurts is knowledge of queues that is a minute old: everyone is sent to where",
-                "nobody was a minute ago.",
+                "The reference workload, shared, by the operator's autoscaler every ten minutes. A swing",
+                "is a change of size that takes back one in the other direction within half an hour, over",
+                "nine pools and eight hours. The profiles are wrong all the time: nothing corrects them",
+                "here, in a cluster they learn. What hurts is knowledge of queues that is a minute old:",
+                "everyone is sent to where nobody was a minute ago.",
             ),
             _table(
                 [

@@ -47,7 +47,6 @@ ELSEWHERE = {
     ("delete", "deployments"): "an old revision",
     ("delete", "poddisruptionbudgets"): "a pool that is scaled to one",
     ("patch", "secrets"): "a certificate that is renewed",
-    ("patch", "kvlinks/status"): "a KVLink that ends in this region",
 }
 
 

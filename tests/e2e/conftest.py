@@ -12,7 +12,7 @@ from tests.e2e.stage import DECODE, PREFILL, SERVING, Stage
 
 SUITE_ORDER = (
     "test_images", "test_fleet", "test_route_modes", "test_scaling", "test_changes", "test_nodes",
-    "test_outages", "test_release",
+    "test_outages", "test_release", "test_federation",
 )  # fmt: skip
 
 

@@ -258,11 +258,11 @@ class Stage:
         spec = next(each["spec"] for each in services if each["spec"]["clusterIP"] != "None")
         return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
 
-    def gateway_sees(self) -> list[dict[str, Any]]:
-        """`/status` of every gateway pod's health port."""
+    def gateway_sees(self, path: str = "/status") -> list[dict[str, Any]]:
+        """What every gateway pod's health port answers."""
         seen = []
         for pod in self.pods("app.kubernetes.io/component=gateway", SYSTEM):
-            with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8002/status", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8002{path}", timeout=5) as answer:
                 seen.append(json.load(answer))
         return seen
 

@@ -98,8 +98,8 @@ def validated(problem: Problem, options: Options) -> Problem:
             raise InvalidInputError(field, "is given twice", "leave one of them out")
         seen.add(key)
         _check_path(field, route, prefill[route.prefill_pool], decode[route.decode_pool], links)
-    for pool in problem.prefill_pools:
-        _check_shared(pool, decode)
+    for prefiller in problem.prefill_pools:
+        _check_shared(prefiller, decode)
     for decoder in problem.decode_pools:
         _check_references(decoder, prefill, clusters, regions)
     if options.goal is Goal.LEAST_COST:

@@ -163,6 +163,8 @@ def kubelet(node: Node) -> dict[str, Any]:
         "enforceNodeAllocatable": [],
         "failSwapOn": False,
         "maxPods": MOST_PODS,
+        # How soon a changed Secret is in the pods; a minute by default, which tests would wait for.
+        "syncFrequency": "10s",
         # Images come from files and not from a registry: one that was collected would not come back.
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,

@@ -118,7 +118,7 @@ def test_what_is_no_scenario(tmp_path: Path, text: str, words: str) -> None:
     [
         ("link.x=1", "links has no x"),
         ("link.north-west=fast", "is no number"),
-        ("speed=1", "write link.NAME=Gbit/s or demand.NAME=requests/s"),
+        ("speed=1", "write link.NAME=Gbit/s, demand.NAME=requests/s"),
         ("demand.chat=-1", "arrivals_per_second: is -1.0"),
     ],
 )

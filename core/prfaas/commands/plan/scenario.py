@@ -20,6 +20,7 @@ from prfaas.capacity import (
     TruncatedLogNormal,
     Wire,
 )
+from prfaas.commands.plan.changes import apply
 from prfaas.planner import (
     Cluster,
     DecodePool,
@@ -122,7 +123,8 @@ class _Prefill(_Part):
     cluster: str
     model: str
     prefill: str
-    instances: _Instances
+    instances: _Instances | None = None
+    instances_of: str | None = None
     utilisation_max: float = 0.85
 
 
@@ -215,7 +217,7 @@ class Scenario:
 
 
 def loaded(text: str, changes: Sequence[str] = ()) -> Scenario:
-    """Read a scenario, with changes such as `link.NAME=5` (Gbit/s) or `demand.NAME=12` (requests/s).
+    """Read a scenario, with changes such as `link.NAME=5` (Gbit/s); see `changes`.
 
     Raises:
         InvalidInputError: what is wrong, with the path in the file and what to write instead.
@@ -227,7 +229,7 @@ def loaded(text: str, changes: Sequence[str] = ()) -> Scenario:
     if not isinstance(document, dict):
         raise InvalidInputError("scenario", "is not a mapping", "begin with prefillTimes and models")
     for change in changes:
-        _apply(document, change)
+        apply(document, change)
     try:
         read = _Document.model_validate(document)
     except ValidationError as error:
@@ -245,7 +247,8 @@ def _problem(read: _Document) -> Problem:
     times = {name: _named(f"prefillTimes[{name}]", curve.made) for name, curve in read.prefill_times.items()}
     sizes = {name: _named(f"models[{name}]", model.made) for name, model in read.models.items()}
     prefill = tuple(
-        _named(f"prefillPools[{pool.name}]", _prefill_of, pool, times) for pool in read.prefill_pools
+        _named(f"prefillPools[{pool.name}]", _prefill_of, pool, times, read.decode_pools)
+        for pool in read.prefill_pools
     )
     decode = tuple(_named(f"decodePools[{pool.name}]", _decode_of, pool, sizes) for pool in read.decode_pools)
     links = tuple(_named(f"links[{link.name}]", _link_of, link) for link in read.links)
@@ -284,15 +287,29 @@ def _link_of(link: _Link) -> Link:
     )
 
 
-def _prefill_of(pool: _Prefill, times: dict[str, Curve]) -> PrefillPool:
+def _prefill_of(pool: _Prefill, times: dict[str, Curve], decode: Sequence[_Decode]) -> PrefillPool:
     return PrefillPool(
         pool.name,
         pool.cluster,
         pool.model,
         _found("prefill", "prefillTimes", pool.prefill, times),
-        _named("instances", lambda: Instances(**pool.instances.model_dump())),
+        _instances_of(pool, {each.name: each.instances for each in decode}),
         pool.utilisation_max,
+        pool.instances_of,
     )
+
+
+def _instances_of(pool: _Prefill, decode: dict[str, _Instances]) -> Instances:
+    """Its own; or those of a decode pool, which are paid for there."""
+    if (pool.instances is None) == (pool.instances_of is None):
+        raise InvalidInputError(
+            "instances", "they are not given", "give either instances or instancesOf, a decode pool's name"
+        )
+    own = pool.instances
+    if own is not None:
+        return _named("instances", lambda: Instances(**own.model_dump()))
+    shared = _found("instancesOf", "decodePools", pool.instances_of or "", decode)
+    return _named("instances", lambda: Instances(shared.maximum, current=shared.current, price_per_hour=0.0))
 
 
 def _decode_of(pool: _Decode, sizes: dict[str, KVSize]) -> DecodePool:
@@ -323,25 +340,3 @@ def _named(field: str, make: Callable[..., T], *arguments: Any) -> T:
         return make(*arguments)
     except InvalidInputError as error:
         raise error.inside(field) from error
-
-
-def _apply(document: dict[str, Any], change: str) -> None:
-    """Set one number of the document before it is checked."""
-    what, _, number = change.partition("=")
-    kind, _, name = what.partition(".")
-    tables = {"link": ("links", "gbitsPerSecond"), "demand": ("decodePools", "arrivalsPerSecond")}
-    if kind not in tables or not name:
-        raise InvalidInputError(
-            "--set", f"{change!r} is not understood", "write link.NAME=Gbit/s or demand.NAME=requests/s"
-        )
-    table, field = tables[kind]
-    try:
-        value = float(number)
-    except ValueError:
-        raise InvalidInputError("--set", f"{number!r} in {change!r} is no number", "write a number") from None
-    entries = document.get(table)
-    for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict) and entry.get("name") == name:
-            entry[field] = value
-            return
-    raise InvalidInputError("--set", f"{table} has no {name}", "name one that the file has")

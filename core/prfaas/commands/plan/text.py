@@ -14,7 +14,7 @@ def screen(plan: Plan) -> str:
     lines.append(f"served {served}, cost {plan.cost_per_hour:.2f} per hour, {_gap(plan)}")
     if plan.kept:
         lines.append("the present sizes stay: new ones are not better by more than keepWithin")
-    lines += ["", *_rows(["pool", "instances", "now", "busy"], [
+    lines += ["", *rows(["pool", "instances", "now", "busy"], [
         [
             pool.name,
             str(pool.instances),
@@ -23,17 +23,17 @@ def screen(plan: Plan) -> str:
         ]
         for pool in plan.pools
     ])]  # fmt: skip
-    lines += ["", *_rows(["decode pool", "served/s", "unserved/s", "t (tokens)", "remote"], [
+    lines += ["", *rows(["decode pool", "served/s", "unserved/s", "t (tokens)", "remote"], [
         [
             pool.name,
             f"{pool.served_per_second:.3g}",
             f"{pool.unserved_per_second:.3g}" if pool.unserved_per_second > 1e-5 else "0",
-            _threshold(pool),
+            threshold(pool),
             f"{100 * pool.remote_share:.0f} %",
         ]
         for pool in plan.decode_pools
     ])]  # fmt: skip
-    lines += ["", *_rows(["prefill pool", "for", "over", "requests/s", "longest TTFT s"], [
+    lines += ["", *rows(["prefill pool", "for", "over", "requests/s", "longest TTFT s"], [
         [
             flow.prefill_pool,
             flow.decode_pool,
@@ -44,7 +44,7 @@ def screen(plan: Plan) -> str:
         for flow in plan.flows
     ])]  # fmt: skip
     if plan.links:
-        lines += ["", *_rows(["link", "Gbit/s", "of"], [
+        lines += ["", *rows(["link", "Gbit/s", "of"], [
             [link.name, f"{link.bits_per_second / 1e9:.2f}", f"{link.usable_bits_per_second / 1e9:g}"]
             for link in plan.links
         ])]  # fmt: skip
@@ -63,7 +63,8 @@ def _gap(plan: Plan) -> str:
     return "proven best"
 
 
-def _threshold(pool: DecodePlan) -> str:
+def threshold(pool: DecodePlan) -> str:
+    """t of a decode pool in words."""
     if pool.threshold_tokens is None:
         return "by length"
     return "none remote" if math.isinf(pool.threshold_tokens) else f"{pool.threshold_tokens:,.0f}"
@@ -80,9 +81,10 @@ def _list(title: str, sentences: list[str]) -> list[str]:
     return ["", f"{title}:", *(f"  {sentence}" for sentence in sentences)] if sentences else []
 
 
-def _rows(head: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+def rows(head: list[str], body: list[list[str]]) -> list[str]:
+    """Lines of a table whose columns are as wide as they need to be."""
+    widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [head, *rows]
+        for row in [head, *body]
     ]

@@ -1,0 +1,109 @@
+"""How many prompts come to a decode pool and how long they are, as far as its objects tell. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+
+from prfaas.api.v1alpha1 import ModelKVProfileSpec, PrefillRouteSpec, PrefillRouteStatus
+from prfaas.capacity import InvalidInputError, TruncatedLogNormal, share_above
+from prfaas.commands.plan.live_pools import PlacedPool
+
+FRESH_SECONDS = 600.0
+"""For so long what an explanation says of arrivals counts as now."""
+ASSUMED_SIGMA = 1.0
+ASSUMED_MEDIAN_TOKENS = 2048.0
+FEWEST_TOKENS = 16.0
+_BISECTIONS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class RouteObjects:
+    """A PrefillRoute that could be read."""
+
+    namespace: str
+    name: str
+    spec: PrefillRouteSpec
+    status: PrefillRouteStatus
+
+
+def demand_of(
+    pool: PlacedPool, route: RouteObjects | None, at: datetime, notes: list[str]
+) -> tuple[float, bool]:
+    """Requests per second, and whether anybody has measured them."""
+    scaling = pool.status.scaling
+    told = scaling.explanation if scaling is not None else None
+    if told is not None and (at - told.time).total_seconds() <= FRESH_SECONDS:
+        arrivals = next((each.value for each in told.inputs or () if each.name == "arrivals"), 0.0)
+        if arrivals > 0:
+            return arrivals, True
+    observed = route.status.observed if route is not None else None
+    if observed is not None and observed.hours > 0 and observed.requests:
+        rate = observed.requests / (observed.hours * 3600)
+        notes.append(
+            f"{pool.name}: {rate:.3g} requests/s, the mean of the last {observed.hours:g} h; peaks are "
+            f"higher (--set demand.{pool.name}=N)"
+        )
+        return rate, True
+    notes.append(
+        f"{pool.name}: nobody has measured its demand: 1 request/s is assumed, so read what can be served "
+        f"and not what is missing (--set demand.{pool.name}=N)"
+    )
+    return 1.0, False
+
+
+def lengths_of(
+    pool: PlacedPool, route: RouteObjects | None, spec: ModelKVProfileSpec | None, notes: list[str]
+) -> dict[str, float]:
+    """Log-normal, through the one share of longer prompts that a route's status tells."""
+    known = [
+        point.tokens for times in (spec.prefill if spec is not None else None) or () for point in times.points
+    ]
+    longest = float(max(known, default=131_072))
+    shown = _share_told(route.status) if route is not None else None
+    if shown is not None and FEWEST_TOKENS < shown[0] < longest:
+        tokens, share = shown
+        mu = _mu_through(tokens, share, longest)
+        notes.append(
+            f"{pool.name}: lengths are log-normal with sigma {ASSUMED_SIGMA:g} such that {100 * share:.3g} % "
+            f"are longer than {tokens:,} tokens, as its route tells"
+        )
+    else:
+        median = min(ASSUMED_MEDIAN_TOKENS, longest / 8)
+        mu = math.log(median)
+        notes.append(
+            f"{pool.name}: nobody has measured lengths of prompts: log-normal around {median:,.0f} tokens "
+            f"with sigma {ASSUMED_SIGMA:g} is assumed; put yours into the scenario (-o yaml)"
+        )
+    return {"mu": round(mu, 6), "sigma": ASSUMED_SIGMA, "minTokens": FEWEST_TOKENS, "maxTokens": longest}
+
+
+def _share_told(status: PrefillRouteStatus) -> tuple[int, float] | None:
+    """A threshold and the share of prompts above it, where that says anything."""
+    candidates = (
+        [(status.plan.threshold_tokens, status.plan.remote_percent)] if status.plan is not None else []
+    )
+    if status.observed is not None and status.effective_threshold_tokens is not None:
+        candidates.append((status.effective_threshold_tokens, status.observed.remote_percent))
+    return next(((tokens, percent / 100) for tokens, percent in candidates if 0 < percent < 100), None)
+
+
+def _mu_through(tokens: float, share: float, longest: float) -> float:
+    low, high = 0.0, 20.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        try:
+            above = share_above(TruncatedLogNormal(middle, ASSUMED_SIGMA, FEWEST_TOKENS, longest), tokens)
+        except InvalidInputError:  # Nothing is left within the bounds: too far to one side.
+            above = 0.0 if middle < 10 else 1.0
+        low, high = (middle, high) if above < share else (low, middle)
+    return high
+
+
+def objective_of(pool: PlacedPool, route: RouteObjects | None) -> float | None:
+    if route is not None and route.spec.slo is not None:
+        return float(route.spec.slo.ttft_seconds)
+    targets = pool.spec.scaling.targets
+    milliseconds = targets.time_to_first_token_milliseconds if targets is not None else None
+    return None if milliseconds is None else milliseconds / 1000

@@ -168,11 +168,35 @@ def route(
     }
 
 
-def example(host: EngineHost, namespace: str) -> list[dict[str, Any]]:
-    """One pool of each kind and the route between them."""
-    template = pod_template(host)
+def example(
+    host: EngineHost, namespace: str, *, prefill_in: str | None = None, decode_in: str | None = None
+) -> list[dict[str, Any]]:
+    """One pool of each kind and the route between them.
+
+    Args:
+        prefill_in, decode_in: clusters that the pools are placed in; None: wherever they are applied.
+    """
     return [
-        pool("PrefillPool", "long", namespace, template),
-        pool("DecodePool", "chat", namespace, template),
+        pool("PrefillPool", "long", namespace, _placed(host, prefill_in), **placement(prefill_in)),
+        pool("DecodePool", "chat", namespace, _placed(host, decode_in), **placement(decode_in)),
         route("chat", namespace, "chat", "long", threshold_tokens=500),
     ]
+
+
+def placement(cluster: str | None) -> dict[str, Any]:
+    """The field of a pool's spec that places it; nothing for None."""
+    return {} if cluster is None else {"placement": {"clusters": [{"name": cluster}]}}
+
+
+def readable(template: dict[str, Any]) -> dict[str, Any]:
+    """Without the one folder of the node that engines write to: a mirrored pool may only read such."""
+    for volume in template["spec"]["volumes"]:
+        if volume["name"] == "model-facts":
+            del volume["hostPath"]
+            volume["emptyDir"] = {}
+    return template
+
+
+def _placed(host: EngineHost, cluster: str | None) -> dict[str, Any]:
+    template = pod_template(host)
+    return template if cluster is None else readable(template)

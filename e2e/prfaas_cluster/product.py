@@ -52,10 +52,23 @@ def load_host_image(name: str) -> str:
     return HOST_IMAGE
 
 
-def example_fleet(name: str, namespace: str) -> list[dict[str, Any]]:
+def federation_values(name: str, namespace: str) -> dict[str, Any]:
+    """The chart's values with which a hub may place the example's pods in this cluster."""
+    host = engine_pods.EngineHost.of_this_machine(load_host_image(name))
+    return {
+        "federation": {
+            "allowedNamespaces": [namespace],
+            "allowedHostPaths": [str(folder) for folder in host.folders()],
+        }
+    }
+
+
+def example_fleet(
+    name: str, namespace: str, *, prefill_in: str | None = None, decode_in: str | None = None
+) -> list[dict[str, Any]]:
     """The namespace, a pool of each kind and a route, on this machine's own engine."""
     host = engine_pods.EngineHost.of_this_machine(load_host_image(name))
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
-        *engine_pods.example(host, namespace),
+        *engine_pods.example(host, namespace, prefill_in=prefill_in, decode_in=decode_in),
     ]

@@ -11,7 +11,12 @@ from prfaas_cluster.options import cluster_name, reported_errors
 
 @click.command("load-product")
 @cluster_name
-def load_product(name: str) -> None:
+@click.option(
+    "--for-hub",
+    metavar="NAMESPACE",
+    help="Also the values with which a hub may place the example's pods in this cluster and namespace.",
+)
+def load_product(name: str, for_hub: str | None) -> None:
     """Build this checkout's images, load them, and print the chart's values for them.
 
     \b
@@ -21,13 +26,17 @@ def load_product(name: str) -> None:
     """
     with reported_errors():
         values = product.load_product(name)
+        if for_hub is not None:
+            values |= product.federation_values(name, for_hub)
     click.echo(yaml.safe_dump(values, sort_keys=False), nl=False)
 
 
 @click.command()
 @cluster_name
 @click.option("--namespace", "-n", default="serving", show_default=True)
-def example(name: str, namespace: str) -> None:
+@click.option("--prefill-in", metavar="CLUSTER", help="Place the prefill pool in this cluster.")
+@click.option("--decode-in", metavar="CLUSTER", help="Place the decode pool in this cluster.")
+def example(name: str, namespace: str, prefill_in: str | None, decode_in: str | None) -> None:
     """Print pools and a route whose pods run this machine's CPU build of vLLM with a small model.
 
     Stands in for your own pools where there is no GPU and no engine image. Builds the engine first where
@@ -36,7 +45,8 @@ def example(name: str, namespace: str) -> None:
     \b
     Example:
       prfaas cluster example | kubectl apply -f -
+      prfaas cluster example --prefill-in us --decode-in eu | kubectl apply -f -
     """
     with reported_errors():
-        documents = product.example_fleet(name, namespace)
+        documents = product.example_fleet(name, namespace, prefill_in=prefill_in, decode_in=decode_in)
     click.echo(yaml.safe_dump_all(documents, sort_keys=False), nl=False)

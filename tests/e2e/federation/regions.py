@@ -73,13 +73,18 @@ class Regions:
 
     def apply_fleet(self) -> None:
         """In the hub alone: a prefill pool placed in us, a decode pool placed in eu, and the route."""
-        prefill = _readable(engine_pods.pod_template(self.us.host))
+        prefill = engine_pods.readable(engine_pods.pod_template(self.us.host))
         decode = engine_pods.pod_template(self.eu.host)
         self.eu.apply(
             engine_pods.pool(
-                "PrefillPool", PREFILL, SERVING, prefill, placement=_in("us"), scaling={"mode": "External"}
+                "PrefillPool",
+                PREFILL,
+                SERVING,
+                prefill,
+                scaling={"mode": "External"},
+                **engine_pods.placement("us"),
             ),
-            engine_pods.pool("DecodePool", DECODE, SERVING, decode, placement=_in("eu")),
+            engine_pods.pool("DecodePool", DECODE, SERVING, decode, **engine_pods.placement("eu")),
             engine_pods.route(DECODE, SERVING, DECODE, PREFILL, THRESHOLD_TOKENS),
         )
 
@@ -169,16 +174,3 @@ def peer_address(stage: Stage) -> str:
 def document(text: str) -> Any:
     """JSON of a command's output."""
     return json.loads(text)
-
-
-def _in(cluster: str) -> dict[str, Any]:
-    return {"clusters": [{"name": cluster}]}
-
-
-def _readable(template: dict[str, Any]) -> dict[str, Any]:
-    """Without the one folder of the node that engines write to: a mirrored pool may only read such."""
-    for volume in template["spec"]["volumes"]:
-        if volume["name"] == "model-facts":
-            del volume["hostPath"]
-            volume["emptyDir"] = {}
-    return template

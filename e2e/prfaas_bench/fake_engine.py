@@ -86,6 +86,8 @@ class FakeEngine:
         self.asked: list[Asked] = []
         self.arrived = asyncio.Condition()
         self.healthy = True
+        self.models: list[dict[str, Any]] = []
+        self.metrics = ""
         self.url = ""
         self._tokenize = tokenize
 
@@ -97,6 +99,8 @@ class FakeEngine:
         app.router.add_post("/v1/chat/completions", self.generate)
         app.router.add_post("/tokenize", self._tokens)
         app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/metrics", self._metrics)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, host, port)
@@ -174,6 +178,12 @@ class FakeEngine:
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=200 if self.healthy else 503)
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": self.models})
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(text=self.metrics)
 
     async def _tokens(self, request: web.Request) -> web.Response:
         tokens = self._tokenize(await request.json()) if self._tokenize is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
@@ -132,7 +133,7 @@ def test_a_scenario_or_the_paper() -> None:
     for arguments in ((), (str(EXAMPLE), "--paper")):
         result = run(*arguments)
         assert result.exit_code == 2
-        assert "give a scenario file or --paper" in result.output
+        assert "give a scenario file, --from-cluster or --paper" in result.output
 
 
 def test_lengths_as_counted_tokens(tmp_path: Path) -> None:
@@ -150,3 +151,76 @@ def test_the_page_of_results_is_what_the_command_prints() -> None:
     assert results_page(lambda: lambda: 0.0).rstrip("\n") == planned.rstrip("\n"), (
         "write it anew: prfaas plan --paper > docs/results.md, then prfaas evidence --write"
     )
+
+
+def test_a_picture_of_throughput_over_t(tmp_path: Path) -> None:
+    drawn = tmp_path / "t.svg"
+    result = run(str(EXAMPLE), "--picture", str(drawn))
+    assert result.exit_code == 0, result.output
+    (best,) = [line for line in result.output.splitlines() if line.endswith("<- most")]
+    assert "local prefill" in best
+    root = ET.fromstring(drawn.read_text())  # noqa: S314 (written just now)
+    words = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"throughput", "demand", "t of the plan", "t, tokens"} <= set(words)
+    points = json.loads(run(str(EXAMPLE), "--picture", str(drawn), "-o", "json").output)[
+        "throughput_over_threshold"
+    ]["chat"]
+    assert max(point["throughput"] for point in points) == pytest.approx(float(best.split()[2]), rel=0.01)
+
+
+def test_nothing_remote_is_nothing_to_draw(tmp_path: Path) -> None:
+    result = run(changed(tmp_path, links=[]), "--picture", str(tmp_path / "t.svg"))
+    assert result.exit_code == 0
+    assert "no pool has anything remote to draw" in result.output
+
+
+def test_what_if_a_pool_had_another_size() -> None:
+    fewer = json.loads(run(str(EXAMPLE), "--set", "pool.north-h200.replicas=1", "-o", "json").output)
+    sizes = {pool["name"]: pool["instances"] for pool in fewer["pools"]}
+    assert sizes["north-h200"] == 1
+    capped = json.loads(run(str(EXAMPLE), "--set", "pool.chat.maximum=2", "-o", "json").output)
+    assert {pool["name"]: pool["instances"] for pool in capped["pools"]}["chat"] == 2
+    assert not capped["complete"]
+
+
+def test_the_scenario_with_its_changes_can_be_written_and_planned_again(tmp_path: Path) -> None:
+    changes = ("--set", "link.north-west=500Mbit", "--set", "output.chat=100")
+    written = run(str(EXAMPLE), *changes, "-o", "yaml")
+    assert written.exit_code == 0, written.output
+    document = yaml.safe_load(written.output)
+    assert document["links"][0]["gbitsPerSecond"] == 0.5
+    assert document["decodePools"][0]["outputTokens"] == 100
+    path = tmp_path / "changed.yaml"
+    path.write_text(written.output)
+    by_file, by_change = (
+        json.loads(run(*arguments, "-o", "json").output)["cost_per_hour"]
+        for arguments in ((str(path),), (str(EXAMPLE), *changes))
+    )
+    assert by_file == pytest.approx(by_change)
+
+
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        ({"instances": {"maximum": 1}}, "give either instances or instancesOf"),
+        ({"instancesOf": "nobody"}, "decodePools has no nobody"),
+        ({}, ""),
+    ],
+)
+def test_instances_of_a_decode_pool_may_prefill(tmp_path: Path, pool: dict[str, object], words: str) -> None:
+    document = yaml.safe_load(EXAMPLE.read_text())
+    own = {"name": "own", "cluster": "west", "model": "hybrid-1t", "prefill": "h20", "instancesOf": "chat"}
+    path = changed(tmp_path, prefillPools=[*document["prefillPools"], own | pool])
+    result = run(path)
+    assert words in result.output
+    assert (result.exit_code == 0) == (not words)
+    if not words:
+        refused = run(path, "--set", "pool.own.replicas=2")
+        assert "own uses the instances of chat; change chat" in refused.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [(str(EXAMPLE), "--from-cluster"), ("--paper", "--from-cluster"), (str(EXAMPLE), "-n", "x")]
+)
+def test_a_cluster_is_a_source_of_its_own(arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).exit_code == 2

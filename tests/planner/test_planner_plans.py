@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -357,7 +358,7 @@ def test_a_shared_pool_is_sized_and_paid_for_once() -> None:
         ({"cluster": "north"}, "chat has another cluster or model"),
     ],
 )
-def test_instances_can_be_shared_only_with_a_decode_pool_beside(change: dict[str, str], words: str) -> None:
+def test_instances_can_be_shared_only_with_a_decode_pool_beside(change: dict[str, Any], words: str) -> None:
     problem = shared(1)
     with pytest.raises(InvalidInputError, match=words):
         solved(replace(problem, prefill_pools=(replace(problem.prefill_pools[0], **change),), routes=()))

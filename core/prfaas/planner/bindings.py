@@ -64,6 +64,8 @@ def of_throughput(model: Model, values: Floats, duals: Relaxation, *, per_object
         own = -float(model.matrix[[row], [model.instances.start + column]].item())
         gain = -float(duals.row_duals[row]) * per_objective * own
         verb = "prefill" if kind is BindingKind.PREFILL else "decode"
+        if any(each.instances_of == pool.name for each in problem.prefill_pools):
+            verb = "prefill and decode"
         busy = float(used[row] / own + size)
         binding = Binding(
             kind,

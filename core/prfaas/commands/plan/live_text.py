@@ -8,7 +8,7 @@ from typing import Any
 
 from prfaas.commands.plan.live_scenario import LiveScenario
 from prfaas.commands.plan.text import rows, screen, threshold
-from prfaas.planner import Plan
+from prfaas.planner import Goal, Plan
 
 
 def present_thresholds(found: LiveScenario) -> dict[str, float]:
@@ -65,7 +65,15 @@ def beside(found: LiveScenario, plan: Plan, where: str) -> str:
             ]
             for link in found.links
         ])]  # fmt: skip
-    lines += ["", "The plan:", "", screen(plan)]
+    lines += ["", "The plan:", ""]
+    if plan.goal is Goal.MOST_SERVED:
+        asked = plan.demand_per_second / plan.factor if plan.factor > 0 else 0.0
+        lines += [
+            f"{plan.served_per_second:.3g} requests/s could be served, {plan.factor:.3g} times the "
+            f"{asked:.3g} that come; all figures below are at that load.",
+            "",
+        ]
+    lines += [screen(plan)]
     lines += ["", "assumed:", *(f"  {note}" for note in found.assumed)] if found.assumed else []
     return "\n".join(lines)
 

@@ -49,16 +49,22 @@ class Wanted:
     kv_from_metrics: bool = False
 
 
-async def measure(engine: Engine, wanted: Wanted, measured: Measured, say: Say) -> None:
+async def measure(
+    engine: Engine,
+    wanted: Wanted,
+    measured: Measured,
+    say: Say,
+    now_seconds: Callable[[], float] = time.monotonic,
+) -> None:
     """Fill `measured` step by step, so that whoever interrupts has what was found until then.
 
     Raises:
         EngineError: nothing can be measured; the text says why.
     """
-    begun = time.monotonic()
+    begun = now_seconds()
 
     def left(share: float = 1.0) -> float:
-        return wanted.time_limit_seconds * share - (time.monotonic() - begun)
+        return wanted.time_limit_seconds * share - (now_seconds() - begun)
 
     served = await engine.served(wanted.model)
     measured.model = served.name

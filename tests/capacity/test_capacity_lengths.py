@@ -126,3 +126,10 @@ def test_nothing_in_a_class() -> None:
     assert share_above(paper.LENGTHS, 200_000) == 0
     with pytest.raises(InvalidInputError, match="buckets"):
         equal_work_buckets(paper.LENGTHS, 0)
+
+
+def test_a_sketch_survives_being_written_down() -> None:
+    sketch = LengthSketch.of([1, 2, 3, 100, 101, 5000, 131_072, 2**24])
+    assert LengthSketch.weighted(sketch.counted) == sketch
+    with pytest.raises(InvalidInputError, match=r"lengths\[0\]\.count"):
+        LengthSketch.weighted([(5, -1.0)])

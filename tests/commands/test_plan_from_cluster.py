@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from prfaas.capacity import InvalidInputError, TruncatedLogNormal, share_above
 from prfaas.cli import main
+from prfaas.commands.plan.live_demand import added, tallies_of
 from prfaas.commands.plan.live_objects import Live
 from prfaas.commands.plan.live_scenario import OWN, LiveScenario, scenario_of
 from prfaas.commands.plan.scenario import loaded
@@ -28,9 +29,11 @@ from prfaas.kube.resources import (
     REGIONS,
     Object,
 )
+from prfaas.scheduling import Outcome, Tally
 from tests.api.crd_cases import POOL_SPEC
 from tests.operator.runtime_world import client_of
 
+ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
 TIME = "2026-03-01T12:00:00Z"
 PROFILE = {
@@ -261,6 +264,27 @@ def test_a_pool_in_two_clusters_is_two_and_pools_of_equal_names_are_told_apart()
     assert [each["name"] for each in found.document["links"]] == ["us-eu", "within eu"]
 
 
+def test_lengths_and_demand_as_gateways_have_counted_them() -> None:
+    one, other = Tally(seconds=100.0), Tally(seconds=90.0)
+    for number in range(300):
+        (one if number % 3 else other).count(Outcome(100 + 20 * number, worth_it=False, remote=False))
+    answers = [
+        tallies_of(
+            json.dumps({"version": 1, "routes": {"serving/chat": {"tally": each.to_document()}}}), "gateway"
+        )
+        for each in (one, other)
+    ]
+    found = scenario_of(live(), (), added(answers))
+    assert decode(found)["arrivalsPerSecond"] == pytest.approx(3.0)
+    (pool,) = loaded(yaml.safe_dump(found.document)).problem.decode_pools
+    # 300 lengths from 100 to 6080, evenly.
+    assert pool.lengths.quantile(0.5) == pytest.approx(3100, rel=0.05)
+    assert "lengths" not in said(found)
+    for bad in ("[]", "{", '{"version": 9, "routes": {}}', '{"version": 1, "routes": {"a/b": {"tally": 1}}}'):
+        with pytest.raises(InvalidInputError, match="gateway: is"):
+            tallies_of(bad, "gateway")
+
+
 def test_what_cannot_be_planned_is_refused_with_the_reason() -> None:
     with pytest.raises(InvalidInputError, match="there is no decode pool to plan for"):
         scenario_of(Live(NOW))
@@ -319,6 +343,10 @@ async def test_the_command_reads_a_cluster_and_says_what_binds(
         try:
             await put(client, namespace, own, other, lasting)
             picture = tmp_path / "t.svg"
+            # What `prfaas profile` has written is what the API server takes.
+            example = yaml.safe_load((ROOT / "examples/planner/smollm2-cpu-profile.yaml").read_text())
+            example["metadata"]["namespace"] = namespace
+            await client.create(MODEL_KV_PROFILES, example)
             text = await call("--picture", str(picture))
             assert text.exit_code == 0, text.output
             assert f"Now in namespace {namespace}, and by the plan:" in text.output

@@ -142,14 +142,29 @@ class LengthSketch:
     @classmethod
     def of(cls, lengths_tokens: Iterable[float]) -> LengthSketch:
         """Count lengths in tokens. InvalidInputError for none, or one below 1 or above 2^24."""
+        return cls.weighted((tokens, 1.0) for tokens in lengths_tokens)
+
+    @classmethod
+    def weighted(cls, counted: Iterable[tuple[float, float]]) -> LengthSketch:
+        """The same from (length in tokens, how many of it)."""
         counts = [0.0] * _SKETCH_BINS
-        for index, tokens in enumerate(lengths_tokens):
+        for index, (tokens, count) in enumerate(counted):
             if not 1 <= tokens <= 2**SKETCH_OCTAVES:
                 raise InvalidInputError(
                     f"lengths[{index}]", f"is {tokens}", f"give lengths of 1 to {2**SKETCH_OCTAVES} tokens"
                 )
-            counts[math.ceil(round(math.log2(tokens) * SKETCH_BINS_PER_OCTAVE, 9))] += 1
+            require_not_negative(f"lengths[{index}].count", count)
+            counts[math.ceil(round(math.log2(tokens) * SKETCH_BINS_PER_OCTAVE, 9))] += count
         return cls(tuple(counts))
+
+    @property
+    def counted(self) -> tuple[tuple[float, float], ...]:
+        """(length amid a bin, how many) of bins with any; `weighted` makes the same sketch of it."""
+        return tuple(
+            (max(1.0, float(f"{2.0 ** ((index - 0.5) / SKETCH_BINS_PER_OCTAVE):.6g}")), count)
+            for index, count in enumerate(self.counts)
+            if count > 0
+        )
 
     def merged(self, other: LengthSketch, *, own_factor: float = 1.0) -> LengthSketch:
         """Both together; `own_factor` below one lets what was counted before fade."""

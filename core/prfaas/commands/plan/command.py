@@ -48,6 +48,12 @@ if TYPE_CHECKING:
 @click.option("--context", help="Context of the kubeconfig.")
 @click.option("--kubeconfig", type=click.Path(), help="Path of the kubeconfig; default: as kubectl.")
 @click.option(
+    "--observations",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Answers of the gateways' /observations: lengths and demand as counted (repeatable).",
+)
+@click.option(
     "--set",
     "changes",
     multiple=True,
@@ -72,6 +78,7 @@ def plan(
     all_namespaces: bool,
     context: str | None,
     kubeconfig: str | None,
+    observations: tuple[Path, ...],
     changes: tuple[str, ...],
     picture: Path | None,
     output: str,
@@ -79,8 +86,10 @@ def plan(
     """Pool sizes, thresholds and flows for a scenario or a cluster: nothing is changed anywhere."""
     if sum((paper, from_cluster, scenario is not None)) != 1:
         raise click.UsageError("give a scenario file, --from-cluster or --paper, and one of them only")
-    if (namespace or all_namespaces or context or kubeconfig) and not from_cluster:
-        raise click.UsageError("--namespace, -A, --context and --kubeconfig belong to --from-cluster")
+    if (namespace or all_namespaces or context or kubeconfig or observations) and not from_cluster:
+        raise click.UsageError(
+            "--namespace, -A, --context, --kubeconfig and --observations belong to --from-cluster"
+        )
     if namespace and all_namespaces:
         raise click.UsageError("--all-namespaces and --namespace exclude each other")
     if paper:
@@ -93,7 +102,9 @@ def plan(
         if scenario is not None:
             text = scenario.read_text(encoding="utf-8")
         else:
-            live, name = _live(namespace, context, kubeconfig, changes, everywhere=all_namespaces)
+            live, name = _live(
+                namespace, context, kubeconfig, observations, changes, everywhere=all_namespaces
+            )
             text = yaml.safe_dump(live.document, sort_keys=False, allow_unicode=True)
         if output == "yaml":
             click.echo(_scenario_text(text, changes, live, name), nl=False)
@@ -120,6 +131,7 @@ def _live(
     namespace: str | None,
     context: str | None,
     kubeconfig: str | None,
+    observations: tuple[Path, ...],
     changes: tuple[str, ...],
     *,
     everywhere: bool,
@@ -128,6 +140,7 @@ def _live(
     # Here and not above: who plans from a file needs no client.
     try:
         from prfaas.commands.cluster import Target, run
+        from prfaas.commands.plan.live_demand import added, tallies_of
         from prfaas.commands.plan.live_objects import read
         from prfaas.commands.plan.live_scenario import scenario_of
     except ModuleNotFoundError as error:
@@ -136,9 +149,10 @@ def _live(
         ) from error
     target = Target(kubeconfig, context, namespace)
     place = None if everywhere else target.namespace_or_default()
+    tallies = added(tallies_of(file.read_text(encoding="utf-8"), str(file)) for file in observations)
     live = run(lambda api: read(api, place), target)
     where = f"namespace {place}" if place else "all namespaces"
-    return scenario_of(live, changes), where
+    return scenario_of(live, changes, tallies), where
 
 
 def _present(live: LiveScenario | None) -> dict[str, float]:

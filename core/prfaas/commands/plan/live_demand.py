@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from prfaas.api.v1alpha1 import ModelKVProfileSpec, PrefillRouteSpec, PrefillRouteStatus
 from prfaas.capacity import InvalidInputError, TruncatedLogNormal, share_above
 from prfaas.commands.plan.live_pools import PlacedPool
+from prfaas.scheduling import Tally
 
 FRESH_SECONDS = 600.0
 """For so long what an explanation says of arrivals counts as now."""
+OBSERVATIONS_VERSION = 1
 ASSUMED_SIGMA = 1.0
 ASSUMED_MEDIAN_TOKENS = 2048.0
 FEWEST_TOKENS = 16.0
@@ -28,10 +33,50 @@ class RouteObjects:
     status: PrefillRouteStatus
 
 
+Tallies = Mapping[str, Tally]
+"""What gateways have counted, by `namespace/name` of the route."""
+
+
+def tallies_of(text: str, source: str) -> dict[str, Tally]:
+    """A gateway's answer to `/observations`.
+
+    Raises:
+        InvalidInputError: it is none, or of another version.
+    """
+    try:
+        document = json.loads(text)
+        if document["version"] != OBSERVATIONS_VERSION:
+            raise InvalidInputError(
+                source, f"is of version {document['version']}", "upgrade this prfaas or the gateways"
+            )
+        return {name: Tally.from_document(entry["tally"]) for name, entry in document["routes"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(
+            source, "is not what a gateway answers to /observations", "fetch it anew; see docs/planner.md"
+        ) from error
+
+
+def added(answers: Iterable[Tallies]) -> dict[str, Tally]:
+    """Those of several gateways that counted at the same time."""
+    found: dict[str, Tally] = {}
+    for answer in answers:
+        for name, tally in answer.items():
+            mine = found.setdefault(name, Tally())
+            longest = max(mine.seconds, tally.seconds)
+            mine.take_in(tally)
+            mine.seconds = longest
+    return found
+
+
 def demand_of(
-    pool: PlacedPool, route: RouteObjects | None, at: datetime, notes: list[str]
+    pool: PlacedPool, route: RouteObjects | None, at: datetime, tallies: Tallies, notes: list[str]
 ) -> tuple[float, bool]:
     """Requests per second, and whether anybody has measured them."""
+    tally = _tally(route, tallies)
+    if tally is not None and tally.seconds > 0:
+        return tally.requests / tally.seconds, True
     scaling = pool.status.scaling
     told = scaling.explanation if scaling is not None else None
     if told is not None and (at - told.time).total_seconds() <= FRESH_SECONDS:
@@ -54,9 +99,17 @@ def demand_of(
 
 
 def lengths_of(
-    pool: PlacedPool, route: RouteObjects | None, spec: ModelKVProfileSpec | None, notes: list[str]
-) -> dict[str, float]:
-    """Log-normal, through the one share of longer prompts that a route's status tells."""
+    pool: PlacedPool,
+    route: RouteObjects | None,
+    spec: ModelKVProfileSpec | None,
+    tallies: Tallies,
+    notes: list[str],
+) -> dict[str, Any]:
+    """As gateways have counted them; else log-normal, through the one share that a route's status tells."""
+    tally = _tally(route, tallies)
+    sketch = tally.length_sketch() if tally is not None else None
+    if sketch is not None:
+        return {"counted": [list(each) for each in sketch.counted]}
     known = [
         point.tokens for times in (spec.prefill if spec is not None else None) or () for point in times.points
     ]
@@ -76,7 +129,13 @@ def lengths_of(
             f"{pool.name}: nobody has measured lengths of prompts: log-normal around {median:,.0f} tokens "
             f"with sigma {ASSUMED_SIGMA:g} is assumed; put yours into the scenario (-o yaml)"
         )
-    return {"mu": round(mu, 6), "sigma": ASSUMED_SIGMA, "minTokens": FEWEST_TOKENS, "maxTokens": longest}
+    form = {"mu": round(mu, 6), "sigma": ASSUMED_SIGMA, "minTokens": FEWEST_TOKENS, "maxTokens": longest}
+    return {"logNormal": form}
+
+
+def _tally(route: RouteObjects | None, tallies: Tallies) -> Tally | None:
+    found = tallies.get(f"{route.namespace}/{route.name}") if route is not None else None
+    return found if found is not None and found.requests > 0 else None
 
 
 def _share_told(status: PrefillRouteStatus) -> tuple[int, float] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from prfaas.api.v1alpha1 import ModelKVProfileSpec, PrefillRouteSpec, PrefillRouteStatus
 from prfaas.capacity import InvalidInputError
-from prfaas.commands.plan.live_demand import RouteObjects, demand_of, lengths_of, objective_of
+from prfaas.commands.plan.live_demand import RouteObjects, Tallies, demand_of, lengths_of, objective_of
 from prfaas.commands.plan.live_links import LinkNow, links_of, prefill_side
 from prfaas.commands.plan.live_objects import Live
 from prfaas.commands.plan.live_pools import PlacedPool, Places, is_decode, parsed, placed_pools
@@ -53,14 +53,16 @@ class _Building:
     pools: list[PlacedPool]
     notes: list[str]
     profiles: Mapping[tuple[str, str], ModelKVProfileSpec]
+    tallies: Tallies
     times: dict[str, Any] = field(default_factory=dict)
     models: dict[str, Any] = field(default_factory=dict)
 
 
-def scenario_of(live: Live, changes: Sequence[str] = ()) -> LiveScenario:
+def scenario_of(live: Live, changes: Sequence[str] = (), tallies: Tallies | None = None) -> LiveScenario:
     """The scenario of what is there.
 
     Args:
+        tallies: what gateways have counted, where the caller has asked them.
         changes: of --set; a link's rate is needed here where nothing else tells it. The others are not made.
 
     Raises:
@@ -75,7 +77,7 @@ def scenario_of(live: Live, changes: Sequence[str] = ()) -> LiveScenario:
         )
         for body in live.profiles
     }
-    building = _Building(live, places, pools, notes, profiles)
+    building = _Building(live, places, pools, notes, profiles, tallies or {})
     routes = [_route(body) for body in live.routes]
     prefill = _prefill_pools(building)
     decode, own, now = _decode_pools(building, routes, {each["name"] for each in prefill})
@@ -229,13 +231,13 @@ def _decode_pools(
         if not allowed:
             building.notes.append(f"{pool.name}: left out, nothing is known that could prefill for it")
             continue
-        rate, known = demand_of(pool, route, building.live.at, building.notes)
+        rate, known = demand_of(pool, route, building.live.at, building.tallies, building.notes)
         entry: dict[str, Any] = {
             "name": pool.name,
             "cluster": pool.region,
             "model": pool.spec.model.name,
             **_decoding(building, pool, spec),
-            "lengths": {"logNormal": lengths_of(pool, route, spec, building.notes)},
+            "lengths": lengths_of(pool, route, spec, building.tallies, building.notes),
             "arrivalsPerSecond": rate,
             "prefillPools": sorted(allowed),
             "instances": pool.instances(price_needed=not pool.is_free),

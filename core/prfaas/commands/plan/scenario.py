@@ -97,14 +97,20 @@ class _LogNormal(_Part):
 class _Lengths(_Part):
     log_normal: _LogNormal | None = None
     tokens: tuple[float, ...] | None = None
+    counted: tuple[tuple[float, float], ...] | None = None
 
     def made(self) -> Lengths:
-        if self.log_normal is not None and self.tokens is None:
-            form = self.log_normal
-            return TruncatedLogNormal(form.mu, form.sigma, form.min_tokens, form.max_tokens)
-        if self.tokens is not None and self.log_normal is None:
+        if sum(each is not None for each in (self.log_normal, self.tokens, self.counted)) != 1:
+            raise InvalidInputError(
+                "logNormal", "lengths are not given", "give either logNormal or tokens or counted"
+            )
+        if self.tokens is not None:
             return LengthSketch.of(self.tokens)
-        raise InvalidInputError("logNormal", "lengths are not given", "give either logNormal or tokens")
+        if self.counted is not None:
+            return LengthSketch.weighted(self.counted)
+        form = self.log_normal
+        assert form is not None  # noqa: S101 (one of the three is given)
+        return TruncatedLogNormal(form.mu, form.sigma, form.min_tokens, form.max_tokens)
 
 
 class _Instances(_Part):

@@ -138,7 +138,7 @@ class Regions:
         for answer in self.eu.gateway_sees("/v1/regions"):
             for region in answer["regions"]:
                 for pool in region.get("pools", ()):
-                    if region["region"] == "us" and pool.get("ready"):
+                    if region["name"] == "us" and pool.get("ready"):
                         yield pool
 
 

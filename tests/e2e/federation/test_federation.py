@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tests.e2e.federation.regions import NEW_REQUESTS_SECONDS, Regions, document
 from tests.e2e.stage import DECODE, PREFILL, until
 from tests.e2e.traffic import Answer, Traffic, ask
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 LONG_TOKENS = 700
 LONG_SEED = 3
+# What an engine has computed is in its cache, and then short of the threshold.
+FRESH_SEEDS = itertools.count(100)
 LEASE_SECONDS = 60.0
 MIRROR_SECONDS = 60.0
 
@@ -57,12 +61,12 @@ def test_cut_apart_both_regions_go_on(federated: Regions, remote_answer: Answer)
     before = {pod["metadata"]["uid"] for pod in us.pool_pods("PrefillPool", PREFILL)}
     federated.wan.cut()
     try:
-        # Answered all the same, and with the same tokens: KV that came from us means the same as eu's own.
+        # The engine still has what came from us: the same tokens tell that KV from there means the same here.
         answer = ask(eu.gateway_url, LONG_TOKENS, seed=LONG_SEED)
         assert answer.failure is None
         assert answer.token_ids == remote_answer.token_ids
         until(
-            lambda: ask(eu.gateway_url, LONG_TOKENS, seed=LONG_SEED + 1).route.startswith("local"),
+            lambda: ask(eu.gateway_url, LONG_TOKENS, seed=next(FRESH_SEEDS)).route.startswith("local"),
             "new prompts stay in eu",
             NEW_REQUESTS_SECONDS,
         )
@@ -96,7 +100,7 @@ def test_cut_apart_both_regions_go_on(federated: Regions, remote_answer: Answer)
         LEASE_SECONDS,
     )
     until(
-        lambda: ask(eu.gateway_url, LONG_TOKENS, seed=LONG_SEED).route.startswith("remote"),
+        lambda: ask(eu.gateway_url, LONG_TOKENS, seed=next(FRESH_SEEDS)).route.startswith("remote"),
         "prompts are prefilled in us again",
         LEASE_SECONDS,
     )
@@ -120,7 +124,7 @@ def test_a_wrong_bundle_is_named_and_harms_nothing_else(federated: Regions) -> N
             LEASE_SECONDS,
         )
         assert "trustBundle" in federated.region_condition(eu, "us", "Reachable")["message"]
-        answer = ask(eu.gateway_url, LONG_TOKENS, seed=LONG_SEED + 2)
+        answer = ask(eu.gateway_url, LONG_TOKENS, seed=next(FRESH_SEEDS))
         assert (answer.failure, answer.route.split()[0]) == (None, "local")
     finally:
         federated.patch_bundle(eu, "us", stored)

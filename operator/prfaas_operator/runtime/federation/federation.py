@@ -25,6 +25,7 @@ from prfaas_operator.runtime.federation.following import Followed
 from prfaas_operator.runtime.federation.gateways import GatewayViews
 from prfaas_operator.runtime.federation.hub import Hub
 from prfaas_operator.runtime.federation.hub_client import hub_client
+from prfaas_operator.runtime.federation.leftovers import give_up_adding_up
 from prfaas_operator.runtime.federation.links import Links
 from prfaas_operator.runtime.federation.mirror import Mirror
 from prfaas_operator.runtime.federation.presence import BEAT_SECONDS, renew
@@ -72,6 +73,7 @@ class Federation:
         self._api = api
         self._clock = clock
         self._namespace, self._identity = namespace, identity
+        self._namespaces = namespaces
         self.region = config.region
         self.cluster = config.cluster or config.region
         self.regions: Followed[RegionObject] = Followed(api, REGIONS, region_object, self._regions_changed)
@@ -162,6 +164,7 @@ class Federation:
         ]
         if self.hub is not None and self.mirror is not None:
             parts += [("contact with the hub", self.hub.run), ("mirror", self.mirror.run)]
+            parts.append(("former hub", self._give_up_adding_up))
         else:
             parts.append(("presence", self._be_present))
         if self.aggregator is not None:
@@ -205,6 +208,17 @@ class Federation:
                 except (errors.KubeError, WritingStopped) as error:
                     logger.info("the cluster's Lease: %s", error)
             await asyncio.sleep(BEAT_SECONDS * (0.9 + 0.2 * random.random()))  # noqa: S311 - spreads calls
+
+    async def _give_up_adding_up(self) -> None:
+        """Once: before it had a hub this cluster was its own."""
+        while True:
+            try:
+                await give_up_adding_up(self._api, self.cluster, self._namespaces)
+                break
+            except (errors.KubeError, WritingStopped) as error:
+                logger.info("what was added up here before: %s", error)
+            await asyncio.sleep(BEAT_SECONDS)
+        await asyncio.Event().wait()
 
     async def _aggregate(self, aggregator: Aggregator) -> None:
         """A cluster without Regions has nothing to add up, and no second Lease to renew."""

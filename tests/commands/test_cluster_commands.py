@@ -245,7 +245,7 @@ def test_the_plug_in_of_kubectl_calls_itself_so() -> None:
     plug_in = Path(sys.executable).with_name("kubectl-prfaas")
     said = subprocess.run([plug_in, "--help"], check=True, capture_output=True, text=True, timeout=30).stdout
     assert said.startswith("Usage: kubectl prfaas [OPTIONS] COMMAND")
-    assert re.search(r"^  status +Pools, routes and pods on one screen", said, re.MULTILINE)
+    assert re.search(r"^  status +Regions, links, pools, routes and pods on one", said, re.MULTILINE)
 
 
 def test_watching_shows_changes_until_interrupted(

@@ -114,7 +114,7 @@ def test_up_runs_until_it_is_told_to_stop(
     assert "CUT" in run("status", "front").output
     assert run("restore", "front").exit_code == 0
     assert "CUT" not in run("status", "front").output
-    assert [each["name"] for each in json.loads(run("status", "--output", "json").output)] == ["front"]
+    assert "front" in [each["name"] for each in json.loads(run("status", "--output", "json").output)]
     assert "[NameInUse]" in run("up", "--name", "front").output
 
     in_foreground.send_signal(number)

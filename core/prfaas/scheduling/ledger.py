@@ -144,7 +144,7 @@ class Tally:
         predicted = outcome.remote_seconds if outcome.remote else outcome.local_seconds
         if predicted is not None and predicted > 0:
             error = self.remote_error if outcome.remote else self.local_error
-            error.add(math.log(measured / predicted))
+            error.add(math.log(measured) - math.log(predicted))
         if outcome.worth_it:
             arm = self.treated if outcome.remote else self.control
             octave = max(1, outcome.uncached_tokens).bit_length()

@@ -119,9 +119,10 @@ class Regions:
         until(done, "the new authority stands alone", ROTATION_SECONDS)
 
     def publish_bundle(self, stage: Stage) -> str:
-        """Bring the region's present bundle into the hub's Region; it comes to the others from there."""
+        """Bring the region's present bundle into its own Region and the hub's; others have it from there."""
         bundle = self.prfaas(stage, "federation", "rotate-ca", "--bundle")
-        self.patch_bundle(self.eu, REGION_OF[stage.record.name], bundle)
+        for each in (stage, self.eu):
+            self.patch_bundle(each, REGION_OF[stage.record.name], bundle)
         return bundle
 
     def patch_bundle(self, stage: Stage, region: str, bundle: str) -> None:

@@ -288,7 +288,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_never_more_than_a_fifth_goes_without_a_person_and_all_comes(
+def test_never_more_than_a_fifth_vanishes_without_a_person_and_all_comes(
     does: list[tuple[str, int, str]],
 ) -> None:
     world = World()
@@ -308,8 +308,8 @@ def test_never_more_than_a_fifth_goes_without_a_person_and_all_comes(
             world.memory = replace(world.memory, gone_since={}, removed={}, attempts={}, frozen=False)
         before = dict(world.local)
         plan = world.step(float(number) if what == "wait" else 0.5)
-        lost = before.keys() - world.local.keys()
-        assert len(lost) <= max(2, 0.2 * len(before))
+        vanished = before.keys() - world.local.keys() - world.hub.keys()
+        assert len(vanished) <= max(2, 0.2 * len(before))
         if world.uid != "hub-1":
             assert world.local == before
             assert plan.finding.reason is Reason.FROZEN
@@ -324,3 +324,14 @@ def test_never_more_than_a_fifth_goes_without_a_person_and_all_comes(
         world.local[key].mirrored_from == f"{world.uid}/serving/{key.name}/{world.hub[key].generation}"
         for key in wanted
     )
+
+
+def test_what_leaves_with_a_deleted_pool_has_not_vanished() -> None:
+    world = World()
+    world.put(pool("long", "us"), pool("chat", "eu", kind=keys.DECODE_POOL), route("chat", "chat", "long"))
+    world.settle()
+    assert len(world.local) == 3
+    world.hub.pop(LONG)
+    plan = world.settle()
+    assert plan.finding.reason is Reason.MIRRORED
+    assert not world.local

@@ -97,10 +97,13 @@ def plan_mirror(
         if key not in want.bodies and (memory.frozen or now - at < AT_ONCE_SECONDS)
     }
     memory = replace(memory, pinned_uid=hub.uid, gone_since=gone_since, removed=removed)
-    if not accepted and _too_many(len(gone), len(removed), len(mirrored)):
-        first = ", ".join(str(key) for key in sorted(gone)[:NAMED_MAX])
-        text = f"{len(gone)} of {len(mirrored)} mirrored objects are gone in the hub at once ({first}"
-        return replace(_frozen(memory, f"{text}{', …' if len(gone) > NAMED_MAX else ''})."), pin=pin)
+    # What is there still and not for this cluster any more, somebody has decided so by name.
+    there = {each.key for each in hub.objects}
+    vanished = gone - there
+    if not accepted and _too_many(len(vanished), len(set(removed) - there), len(mirrored)):
+        first = ", ".join(str(key) for key in sorted(vanished)[:NAMED_MAX])
+        text = f"{len(vanished)} of {len(mirrored)} mirrored objects are gone in the hub at once ({first}"
+        return replace(_frozen(memory, f"{text}{', …' if len(vanished) > NAMED_MAX else ''})."), pin=pin)
     attempts = {key: each for key, each in memory.attempts.items() if key in want.bodies}
     applied, refused = _applies(want, mirrored, attempts, settings, now)
     ripe = {key for key in gone if accepted or now - gone_since[key] >= settings.kept_seconds}

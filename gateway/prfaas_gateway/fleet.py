@@ -213,6 +213,7 @@ class Prefiller:
         region: the other region that it is in; None for the own one.
         way: the way to that region's gateways.
         told_tokens: prompt tokens that wait or are being computed there, told by that region's gateways.
+        own_tokens_when_told: of them, those that this gateway had sent there itself.
         view: the same for the scheduler; `refresh` keeps it up to date.
     """
 
@@ -231,6 +232,7 @@ class Prefiller:
     queued_requests: int = 0
     running_requests: int = 0
     told_tokens: int = 0
+    own_tokens_when_told: int = 0
     view: Producer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -274,12 +276,17 @@ class Prefiller:
         self.queued_requests = told.queued_requests or 0
         self.running_requests = told.running_requests or 0
         self.told_tokens = told.queued_tokens or 0
+        self.own_tokens_when_told = self.in_flight_tokens
         self.refresh(None)
 
     @property
     def load_tokens(self) -> int:
-        """Prompt tokens that are being prefilled there, by the larger one of what is known."""
-        return max(self.in_flight_tokens, self.told_tokens)
+        """Prompt tokens that are being prefilled there: the own ones as they are now, others' as last told.
+
+        What was told is a second old at best. Without what has been sent since, a burst would all go to
+        where nobody was when it began.
+        """
+        return self.in_flight_tokens + max(0, self.told_tokens - self.own_tokens_when_told)
 
     def healthy(self, now: float) -> bool:
         """Whether to ask it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -209,6 +210,27 @@ def test_which_prefill_engine(engines: list[tuple[str, int, int, int]], expected
         fields = {"max_in_flight_tokens": most[0]} if most else {}
         made.append(prefiller(name, matched, in_flight_tokens, table, **fields))
     assert choose(made) == expected
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a region tells of an engine."""
+
+    queued_tokens: int | None
+    queued_requests: int | None = None
+    running_requests: int | None = None
+
+
+def test_what_was_sent_since_a_region_told_counts_beside_what_others_have_there() -> None:
+    """One report of two equal queues: a burst would otherwise see them as they were before it."""
+    one, other = prefiller("one"), prefiller("other")
+    with one.work(10_000):
+        for engine in (one, other):
+            engine.take_load(Told(40_000))
+        assert [one.load_tokens, other.load_tokens] == [40_000, 40_000], "the own 10,000 are among them"
+        with other.work(30_000):
+            assert other.load_tokens == other.view.queued_tokens == 70_000
+    assert [one.load_tokens, other.load_tokens] == [30_000, 40_000], "others' are as they were last told"
 
 
 def test_an_unhealthy_prefill_engine_is_never_asked() -> None:

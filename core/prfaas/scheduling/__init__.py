@@ -6,6 +6,7 @@ simulator for each simulated one, and the operator to judge what was observed.
 
 from prfaas.scheduling.admission import Demand, Refusal, Shed, SloClass, admit
 from prfaas.scheduling.anytime import first_kv_patience_seconds
+from prfaas.scheduling.believed import BelievedQueue
 from prfaas.scheduling.blocks import BlockIndex
 from prfaas.scheduling.decision import CacheCopy, Choice, schedule, worth_copying
 from prfaas.scheduling.fairness import Claim, FairQueue
@@ -16,6 +17,7 @@ from prfaas.scheduling.regime import LinkSample, Regime, RegimeRule, advance
 from prfaas.scheduling.views import CompiledCurve, DecodeSide, Link, Producer, Rule, WireSize, Work
 
 __all__ = [
+    "BelievedQueue",
     "BlockIndex",
     "CacheCopy",
     "Choice",

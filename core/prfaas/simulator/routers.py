@@ -59,8 +59,29 @@ class Choice:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All queues and links as they were at one moment, in the order of the problem's.
+
+    Attributes:
+        busy_seconds: of each prefill pool, for how long each ready instance had work.
+        submitted_seconds: of each prefill pool, the work that it had ever been given.
+        free_bits_per_second: of each link, what one more transfer would have got.
+    """
+
+    measured_at: float
+    busy_seconds: tuple[tuple[float, ...], ...]
+    submitted_seconds: tuple[float, ...]
+    free_bits_per_second: tuple[float, ...]
+
+
 class View(Protocol):
-    """What is known of the world, which may be old."""
+    """What is known of the world."""
+
+    @property
+    def report(self) -> Report | None:
+        """The last one, where queues and links are known by reports alone; None where they are seen."""
+        ...
 
     def usable(self, candidate: Candidate) -> bool:
         """Whether pool and link are up, as far as is known."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prfaas.capacity import BITS_PER_BYTE
 from prfaas.planner import Plan, Problem, Route
 from prfaas.routing import policy
+from prfaas.scheduling import Choice as Scheduled
 from prfaas.scheduling import CompiledCurve, DecodeSide, Link, Producer, Rule, WireSize, Work, schedule
 from prfaas.scheduling.admission import Demand, Shed, SloClass, admit
 from prfaas.scheduling.regime import LinkSample, Regime, advance
 from prfaas.simulator.control import LinkState
+from prfaas.simulator.reported import Reported
 from prfaas.simulator.request import Request
 from prfaas.simulator.routers import Candidate, Choice, Choices, View, furthest_behind, threshold_of
 
@@ -32,6 +35,7 @@ class _Side:
     wire: WireSize
     slo: SloClass | None
     work_deadline_seconds: float | None
+    reported: Reported
 
 
 class SchedulerRouter:
@@ -39,6 +43,7 @@ class SchedulerRouter:
 
     Args:
         refuse: requests that nothing can serve within the objective are refused at the door.
+        believes: see `Policy`.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class SchedulerRouter:
         *,
         refuse: bool,
         bandwidth_aware: bool,
+        believes: bool = True,
     ) -> None:
         self._curves = [CompiledCurve(pool.prefill) for pool in problem.prefill_pools]
         self._bandwidth_aware = bandwidth_aware
@@ -79,6 +85,7 @@ class SchedulerRouter:
                 if refuse and pool.ttft_seconds is not None
                 else None,
                 pool.ttft_seconds,
+                Reported(problem, believes=believes),
             )
 
     @property
@@ -108,7 +115,10 @@ class SchedulerRouter:
 
     def route(self, request: Request, choices: Choices, view: View) -> Choice:
         """See `Router`."""
-        side = self._sides[id(choices)]
+        side, now = self._sides[id(choices)], request.arrived
+        reported = side.reported if view.report is not None else None
+        if reported is not None:
+            view = reported.at(view, now)
         held = view.cached_tokens(request, choices.cluster)
         producers = []
         matches: dict[int, int] = {}
@@ -121,6 +131,8 @@ class SchedulerRouter:
                 link.free_bits_per_second = max(
                     view.free_bits_per_second(candidate.link), LEAST_BITS_PER_SECOND
                 )
+                if reported is not None:
+                    link.backlog_seconds = reported.backlog_seconds(candidate.link)
             if request.blocks:
                 cached = view.cached_tokens(request, producer.cluster)
                 if cached:
@@ -143,13 +155,21 @@ class SchedulerRouter:
         )
         if side.slo is not None and admit(Demand(choice.best_seconds), side.slo) is not None:
             return Choice(None, "SloUnreachable")
+        to, reason = self._taken(choice, local, side)
+        if to is not None and reported is not None:
+            cached = matches.get(to.prefill, 0) if to.link >= 0 else held
+            bits = side.wire.bytes_of(request.tokens, held) * BITS_PER_BYTE if to.link >= 0 else 0.0
+            reported.sent(to, self._curves[to.prefill].at(request.tokens - cached), bits, now)
+        return Choice(to, reason)
+
+    def _taken(self, choice: Scheduled, local: Candidate | None, side: _Side) -> tuple[Candidate | None, str]:
         if choice.route is policy.Route.REMOTE and choice.producer is not None:
-            return Choice(side.by_slot[choice.producer.slot], choice.reason)
+            return side.by_slot[choice.producer.slot], choice.reason
         if local is not None:
-            return Choice(local, choice.reason)
+            return local, choice.reason
         if choice.producer is not None:
-            return Choice(side.by_slot[choice.producer.slot], "NoLocalPrefill")
-        return Choice(None, "NoPrefill")
+            return side.by_slot[choice.producer.slot], "NoLocalPrefill"
+        return None, "NoPrefill"
 
 
 def _soonest(candidates: list[Candidate], view: View) -> Candidate | None:

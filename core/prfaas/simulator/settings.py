@@ -229,7 +229,11 @@ class Policy(Part):
         refuse: the scheduler refuses what nothing can serve within the objective; otherwise it is late.
         anytime: who waits for KV that is slow takes what has landed and has the rest computed in the decode
             pool's own cluster, as the engine's connector does. False: it waits.
-        link_data_age_seconds: how old the router's knowledge of links and queues is.
+        link_data_age_seconds: the router knows queues and links by reports that come so far apart, and what
+            each region has sent itself; 0: as they are at each moment.
+        link_data_delay_seconds: how old such a report is when it comes.
+        believes: between reports the router goes by what a region has sent and by the time that has passed
+            (`prfaas.scheduling.believed`). False: by the last report alone.
     """
 
     sizing: Sizing = Sizing.STATIC
@@ -242,6 +246,8 @@ class Policy(Part):
     cache_aware: bool = True
     bandwidth_aware: bool = True
     link_data_age_seconds: NotNegative = 0.0
+    link_data_delay_seconds: NotNegative = 0.0
+    believes: bool = True
     threshold_tokens: Annotated[int, Field(ge=0)] | None = None
     refuse: bool = False
     anytime: bool = True

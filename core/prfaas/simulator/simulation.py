@@ -77,7 +77,12 @@ def _router(
     kind = policy.router
     if kind is RouterKind.SCHEDULER:
         return SchedulerRouter(
-            problem, choices, routes, refuse=policy.refuse, bandwidth_aware=policy.bandwidth_aware
+            problem,
+            choices,
+            routes,
+            refuse=policy.refuse,
+            bandwidth_aware=policy.bandwidth_aware,
+            believes=policy.believes,
         )
     if kind is RouterKind.LOCAL:
         return ThresholdRouter(fixed=True)

@@ -119,6 +119,9 @@ class Fleet:
 class PrefillStation(Fleet):
     """First come, first served by instances that prefill one batch at a time.
 
+    Attributes:
+        submitted_seconds: work of all requests that were ever put in line, by the profile.
+
     Args:
         begun: is told of a request when its prefill begins.
         done: is told when it ends.
@@ -148,6 +151,7 @@ class PrefillStation(Fleet):
         self._begun, self._done, self._gave_up = begun, done, gave_up
         self.queue: deque[Request] = deque()
         self.queued_seconds = 0.0
+        self.submitted_seconds = 0.0
         self._running: dict[Request, None] = {}
         self._running_seconds = 0.0
         self._losses = 0
@@ -191,7 +195,17 @@ class PrefillStation(Fleet):
         request.since = self.env.now
         self.queue.append(request)
         self.queued_seconds += request.service_seconds
+        self.submitted_seconds += request.service_seconds
         self.sizes_changed()
+
+    def busy_seconds_each(self) -> tuple[float, ...]:
+        """For how long each ready instance will about have work, what waits spread evenly over them."""
+        # What is left of those that run is spread evenly between nothing and all of it.
+        running = self._running_seconds / max(1, len(self._running))
+        each = self.queued_seconds / self.ready if self.ready else 0.0
+        left = [running * (number + 0.5) / self._busy for number in range(min(self._busy, self.ready))]
+        left.extend([0.0] * (self.ready - len(left)))
+        return tuple(each + seconds for seconds in left)
 
     def sizes_changed(self) -> None:
         while self.queue and self._busy < self.ready and self.up:

@@ -26,7 +26,7 @@ from prfaas.simulator.outages import Outages
 from prfaas.simulator.prefixes import PrefixCache
 from prfaas.simulator.recorder import Recorder
 from prfaas.simulator.request import Request
-from prfaas.simulator.routers import Candidate, Choices, Router, choices_of
+from prfaas.simulator.routers import Candidate, Choices, Report, Router, choices_of
 from prfaas.simulator.settings import Demand, Network, PoolDetails, Settings, Trace
 from prfaas.simulator.stations import DecodeStation, Fleet, PrefillStation
 from prfaas.simulator.steering import Steering
@@ -119,8 +119,7 @@ class World:
             pool.name: counts for pool, counts in zip(problem.decode_pools, self._counts, strict=True)
         }
         self.link_cost = 0.0
-        self._stale_waits: list[float] | None = None
-        self._stale_bits: list[float] | None = None
+        self.report: Report | None = None
         blocks = count()
         self._sources = [self._source(index, traces, blocks) for index in range(len(self.decode))]
         for source, _ in self._sources:
@@ -130,7 +129,7 @@ class World:
         self.steering = Steering(self, controller)
         self.steering.step()
         if settings.policy.link_data_age_seconds:
-            self._look_anew()
+            self._look_anew(None)
 
     def adopt(self, plan: Plan) -> None:
         """Route by a new plan from now on."""
@@ -339,15 +338,11 @@ class World:
         return candidate.link < 0 or self.links[candidate.link].name not in self.outages.known_down
 
     def wait_seconds(self, prefill: int) -> float:
-        """See `View`; as old as `link_data_age_seconds` says."""
-        if self._stale_waits is not None:
-            return self._stale_waits[prefill]
+        """See `View`."""
         return self.prefill[prefill].wait_seconds()
 
     def free_bits_per_second(self, link: int) -> float:
-        """See `View`; as old as `link_data_age_seconds` says."""
-        if self._stale_bits is not None:
-            return self._stale_bits[link]
+        """See `View`."""
         return self.links[link].next_bits_per_second()
 
     def cached_tokens(self, request: Request, cluster: str) -> int:
@@ -373,11 +368,25 @@ class World:
             found.update(decode.queue)
         return found
 
-    def _look_anew(self, _event: simpy.Event | None = None) -> None:
-        self._stale_waits = [station.wait_seconds() for station in self.prefill]
-        self._stale_bits = [link.next_bits_per_second() for link in self.links]
-        event = self.env.timeout(self.settings.policy.link_data_age_seconds)
+    def _look_anew(self, _event: simpy.Event | None) -> None:
+        """Report on all queues and links, now and every so many seconds; it is known after a delay."""
+        policy = self.settings.policy
+        made = Report(
+            self.env.now,
+            tuple(station.busy_seconds_each() for station in self.prefill),
+            tuple(station.submitted_seconds for station in self.prefill),
+            tuple(link.next_bits_per_second() for link in self.links),
+        )
+        if policy.link_data_delay_seconds and self.report is not None:
+            arrival = self.env.timeout(policy.link_data_delay_seconds, made)
+            arrival.callbacks.append(self._report_arrived)
+        else:
+            self.report = made
+        event = self.env.timeout(policy.link_data_age_seconds)
         event.callbacks.append(self._look_anew)
+
+    def _report_arrived(self, event: simpy.Event) -> None:
+        self.report = cast(Report, event.value)
 
 
 def _token_bytes(pool: DecodePool, tokens: float) -> float:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
-_CLOCK_SKEW = dt.timedelta(minutes=5)
+from prfaas.certificate_builder import (
+    BOTH_ENDS,
+    CLIENT_ONLY,
+    CLOCK_SKEW,
+    KeyPair,
+    certificate_pem,
+    host,
+    key_pem,
+    self_signed_authority,
+    signed_leaf,
+)
+
 _VALID = dt.timedelta(days=365)
 _PEM = serialization.Encoding.PEM
 
@@ -42,12 +52,8 @@ class Authority:
     @classmethod
     def new(cls, name: str) -> Authority:
         """A new self-signed one, which signs leaves and nothing else."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(subject, subject, key).add_extension(x509.BasicConstraints(True, 0), critical=True)
-        builder = builder.add_extension(_usage(signs=True), critical=True)
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        return cls(builder.add_extension(identifier, critical=False).sign(key, hashes.SHA256()), key)
+        made = self_signed_authority(name, starts=_start(), valid=_VALID)
+        return cls(made.certificate, made.key)
 
     @classmethod
     def restore(cls, pair: Pair) -> Authority:
@@ -64,7 +70,7 @@ class Authority:
     @property
     def pem(self) -> bytes:
         """Its own certificate, as a trust bundle."""
-        return self._certificate.public_bytes(_PEM)
+        return certificate_pem(self._certificate)
 
     @property
     def pair(self) -> Pair:
@@ -79,23 +85,18 @@ class Authority:
         return self._leaf(user, groups, ())
 
     def _leaf(self, common_name: str, groups: Sequence[str], hosts: Sequence[str]) -> Pair:
-        key = ec.generate_private_key(ec.SECP256R1())
         attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
         subject = x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        uses = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if hosts else [])]
-        builder = (
-            _builder(subject, self._certificate.subject, key)
-            .add_extension(x509.BasicConstraints(False, None), critical=True)
-            .add_extension(_usage(signs=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
+        start = _start()
+        leaf = signed_leaf(
+            KeyPair(self._certificate, self._key),
+            starts=start,
+            ends=start + _VALID,
+            subject=subject,
+            names=[host(each) for each in hosts],
+            usages=BOTH_ENDS if hosts else CLIENT_ONLY,
         )
-        if hosts:
-            names = x509.SubjectAlternativeName([_host(host) for host in hosts])
-            builder = builder.add_extension(names, critical=False)
-        return Pair(builder.sign(self._key, hashes.SHA256()).public_bytes(_PEM), key_pem(key))
+        return Pair(leaf.certificate_pem, leaf.key_pem)
 
 
 def signing_key() -> bytes:
@@ -108,10 +109,6 @@ def signing_key() -> bytes:
     )
 
 
-def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-
-
 def write_secret(path: Path, content: bytes) -> Path:
     """Write a file that only its owner may read, at no moment more open than that."""
     path.unlink(missing_ok=True)
@@ -120,37 +117,5 @@ def write_secret(path: Path, content: bytes) -> Path:
     return path
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
-) -> x509.CertificateBuilder:
-    start = dt.datetime.now(dt.UTC) - _CLOCK_SKEW
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + _VALID)
-    )
-
-
-def _host(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        encipher_only=False,
-        decipher_only=False,
-    )
+def _start() -> dt.datetime:
+    return dt.datetime.now(dt.UTC) - CLOCK_SKEW

@@ -8,17 +8,23 @@
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_CLOCK_SKEW = dt.timedelta(minutes=5)
+from prfaas.certificate_builder import (
+    CLOCK_SKEW,
+    KeyPair,
+    certificate_pem,
+    host,
+    self_signed_authority,
+    signed_leaf,
+    uri,
+)
+
 _DAY = dt.timedelta(days=1)
 
 
@@ -60,7 +66,7 @@ class Authority:
     @property
     def pem(self) -> bytes:
         """The authority's own certificate, as a trust bundle."""
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        return certificate_pem(self.certificate)
 
     def leaf(
         self,
@@ -78,78 +84,17 @@ class Authority:
             valid_from: start of validity; five minutes ago by default.
             valid_for: length of validity; with an early ``valid_from`` it makes an expired certificate.
         """
-        names: list[x509.GeneralName] = [
-            x509.UniformResourceIdentifier(uri) for uri in ([uris] if isinstance(uris, str) else uris)
-        ]
-        names += [_host(host) for host in hosts]
-        key = ec.generate_private_key(ec.SECP256R1())
-        start = valid_from or dt.datetime.now(dt.UTC) - _CLOCK_SKEW
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
-            .issuer_name(self.certificate.subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(start)
-            .not_valid_after(start + valid_for)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
-            .add_extension(x509.SubjectAlternativeName(names), critical=True)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
-            .sign(self.key, hashes.SHA256())
+        start = valid_from or dt.datetime.now(dt.UTC) - CLOCK_SKEW
+        leaf = signed_leaf(
+            KeyPair(self.certificate, self.key),
+            starts=start,
+            ends=start + valid_for,
+            names=[*map(uri, [uris] if isinstance(uris, str) else uris), *map(host, hosts)],
         )
-        return Leaf(
-            certificate_pem=certificate.public_bytes(serialization.Encoding.PEM),
-            key_pem=key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            ),
-            ca_pem=self.pem,
-        )
+        return Leaf(leaf.certificate_pem, leaf.key_pem, self.pem)
 
 
 def ca(name: str = "prfaas test CA", *, valid_for: dt.timedelta = 7 * _DAY) -> Authority:
     """A new self-signed authority (P-256) that can sign leaves and nothing else."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    start = dt.datetime.now(dt.UTC) - _CLOCK_SKEW
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + valid_for)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return Authority(certificate, key)
-
-
-def _host(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    made = self_signed_authority(name, starts=dt.datetime.now(dt.UTC) - CLOCK_SKEW, valid=valid_for)
+    return Authority(made.certificate, made.key)

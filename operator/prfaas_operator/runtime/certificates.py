@@ -13,13 +13,20 @@ from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from prfaas.certificate_builder import (
+    CLOCK_SKEW,
+    KeyPair,
+    certificate_pem,
+    key_pem,
+    self_signed_authority,
+    signed_leaf,
+    uri,
+)
 
 AUTHORITY_VALID = timedelta(days=3650)
-# Clocks of nodes may be that far behind.
-CLOCK_SKEW = timedelta(minutes=5)
 # Each pass over a pool reads its certificate again.
 REMEMBERED = 2048
 CERTIFICATE, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"
@@ -59,14 +66,12 @@ class Authority:
     @property
     def pem(self) -> bytes:
         """Its own certificate."""
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        return certificate_pem(self.certificate)
 
     @property
     def bundle(self) -> bytes:
         """All that the region trusts for itself, itself first."""
-        return b"".join(
-            each.public_bytes(serialization.Encoding.PEM) for each in (self.certificate, *self.others)
-        )
+        return b"".join(map(certificate_pem, (self.certificate, *self.others)))
 
     @property
     def id(self) -> str:
@@ -87,61 +92,32 @@ class Authority:
         return {
             **dict(self.kept),
             CERTIFICATE: _base64(self.pem),
-            KEY: _base64(_key_pem(self.key)),
+            KEY: _base64(key_pem(self.key)),
             AUTHORITY: _base64(self.bundle),
         }
 
     def issue(self, identity: str, *, valid: timedelta, now: datetime) -> dict[str, str]:
         """A new key and a certificate for both ends of TLS, as the data of a Secret (base64)."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
-            .issuer_name(self.certificate.subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - CLOCK_SKEW)
-            .not_valid_after(min(now + valid, self.certificate.not_valid_after_utc))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
-            .add_extension(
-                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), critical=True
-            )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
-            .sign(self.key, hashes.SHA256())
+        leaf = signed_leaf(
+            KeyPair(self.certificate, self.key),
+            starts=now - CLOCK_SKEW,
+            ends=min(now + valid, self.certificate.not_valid_after_utc),
+            names=(uri(identity),),
         )
         return {
-            CERTIFICATE: _base64(certificate.public_bytes(serialization.Encoding.PEM)),
-            KEY: _base64(_key_pem(key)),
+            CERTIFICATE: _base64(leaf.certificate_pem),
+            KEY: _base64(leaf.key_pem),
             AUTHORITY: _base64(self.bundle),
         }
 
 
 def new_authority(region: str, *, now: datetime) -> dict[str, str]:
     """A self-signed authority that can sign leaves and nothing else, as the data of a Secret (base64)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"prfaas region {region}"[:64])])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + AUTHORITY_VALID)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
+    made = self_signed_authority(
+        f"prfaas region {region}", starts=now - CLOCK_SKEW, valid=AUTHORITY_VALID + CLOCK_SKEW
     )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    return {CERTIFICATE: _base64(pem), KEY: _base64(_key_pem(key)), AUTHORITY: _base64(pem)}
+    pem = _base64(made.certificate_pem)
+    return {CERTIFICATE: pem, KEY: _base64(made.key_pem), AUTHORITY: pem}
 
 
 def load_authority(data: Mapping[str, str], *, source: str) -> Authority:
@@ -182,10 +158,10 @@ def _others(encoded: str | None, own: x509.Certificate, source: str) -> tuple[x5
 
 
 @lru_cache(maxsize=REMEMBERED)
-def describe(certificate_pem: bytes) -> Described:
+def describe(pem: bytes) -> Described:
     """What a certificate says; an empty identity when it is none, or has not just one URI."""
     try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        certificate = x509.load_pem_x509_certificate(pem)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound):
         return Described("", None, None)
@@ -210,26 +186,6 @@ def authority_id(bundle: bytes) -> str:
 
 def now_utc() -> datetime:
     return datetime.now(UTC)
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 def _base64(data: bytes) -> str:

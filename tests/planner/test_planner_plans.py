@@ -248,6 +248,25 @@ def test_present_sizes_that_serve_less_do_not_stay() -> None:
     assert found.complete
 
 
+def test_present_sizes_that_leave_a_few_percent_unserved_do_not_stay_however_cheap() -> None:
+    """They serve 98 % of the demand, and the plan may cost a quarter more before anything moves."""
+
+    def two(arrivals: float, *, more: int) -> Problem:
+        kinds = [(3, 10.0), (2, 12.0), (3, 5.0)]
+        remote, local, decode = (
+            Instances(maximum=size + more, current=size, price_per_hour=price) for size, price in kinds
+        )
+        return two_regions(arrivals=arrivals, remote=remote, local=local, decode=decode)
+
+    most = solved(two(9.0, more=0)).served_per_second
+    enough = solved(two(most * 0.9, more=4), replace(LEAST, keep_within=1.0))
+    assert enough.kept
+    assert enough.complete
+    short = solved(two(most * 1.02, more=4), replace(LEAST, keep_within=1.0))
+    assert not short.kept
+    assert short.complete
+
+
 def test_carbon_has_a_price() -> None:
     clean = Instances(maximum=8, price_per_hour=12.0, carbon_kilograms_per_hour=0.1)
     dirty = Instances(maximum=12, price_per_hour=6.0, carbon_kilograms_per_hour=5.0)

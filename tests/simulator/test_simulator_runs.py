@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from prfaas.capacity import Curve, KVSize
-from prfaas.simulator import Failure, Policy, Result, RouterKind, Sizing, simulate
+from prfaas.planner import Goal
+from prfaas.simulator import Failure, Policy, PoolDetails, Result, RouterKind, Sizing, simulate
 from prfaas.simulator.result import oscillations
 from tests.simulator.simulator_scenarios import (
     OPTIONS,
@@ -293,3 +295,33 @@ def test_the_autoscaler_decides_on_sizes() -> None:
     assert any("near" in note or "far" in note for _, note in result.notes)
     assert result.oscillations <= 1
     accounted(result)
+
+
+def test_who_is_replaced_by_others_elsewhere_stays_until_they_are_there() -> None:
+    """The far pool gets cheap after five minutes; its instances take a minute to start."""
+    problem = two_sites(arrivals_per_second=10.0, remote=constant(0.4), sizes=(0, 8, 8))
+    cheap = {"far": PoolDetails(price_by_hour=(100.0, *[1.0] * 23))}
+    result = simulate(
+        problem,
+        replace(OPTIONS, goal=Goal.LEAST_COST),
+        settings(
+            duration_seconds=1200.0,
+            start_hour=1 - 300 / 3600,
+            pools=cheap,
+            policy=Policy(
+                router=RouterKind.SCHEDULER,
+                sizing=Sizing.PLANNER,
+                replan_seconds=150.0,
+                control_seconds=10.0,
+                headroom=0.2,
+            ),
+        ),
+    )
+    far, near = result.series.pools["far"], result.series.pools["near"]
+    both = [far.ready[i] + near.ready[i] for i in range(len(far.ready))]
+    assert far.ready[-1] > 4
+    assert near.ready[-1] == 0
+    assert min(both) >= 5, "four are needed for what comes, more or less"
+    assert result.total.served_share == 1.0
+    assert result.total.ttft_seconds.p99 is not None
+    assert result.total.ttft_seconds.p99 < 5.0

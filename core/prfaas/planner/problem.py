@@ -278,8 +278,8 @@ class Options:
         time_limit_seconds: the solver is given what is left of it; see `planner.plan`.
         buckets: length buckets per decode pool.
         gap: relative distance from the proven bound that is good enough.
-        keep_within: the present sizes stay while they serve and cost as much as the new ones within this
-            share.
+        keep_within: the present sizes stay while they serve all that the new ones would and cost as much
+            within this share; for MOST_SERVED, while what they can serve is within it.
         horizon_hours: over which the start of an instance is written off.
         carbon_price_per_kilogram: added to the cost.
     """

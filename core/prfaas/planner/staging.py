@@ -167,9 +167,11 @@ def kept_or(solved: Solved, options: Options, remaining_seconds: Callable[[], fl
 
 
 def _near(present: float, best: float, model: Model, options: Options) -> bool:
-    """Whether the minimised objective of the first goal is near enough: in factor, or in share of demand."""
-    scale = abs(best) if options.goal is Goal.MOST_SERVED else model.demand_per_second
-    return present <= best + options.keep_within * scale + SERVED_TOLERANCE
+    """Whether the minimised objective of the first goal is near enough: the factor that can be served, within
+    the share; demand that is left unserved, not at all more: no peace is worth refusing somebody.
+    """
+    allowed = options.keep_within * abs(best) if options.goal is Goal.MOST_SERVED else 0.0
+    return present <= best + allowed + SERVED_TOLERANCE * max(1.0, model.demand_per_second)
 
 
 def served_objective(model: Model, options: Options) -> Floats:

@@ -172,8 +172,24 @@ def _instances(pool: PrefillPool | DecodePool, policy: Policy, state: PoolState)
     return replace(own, current=size, price_per_hour=state.price_per_hour)
 
 
+def kind_of(pool: PrefillPool | DecodePool) -> tuple[object, ...]:
+    """Pools of the same kind can take instances from one another: in one cluster, of one model, of hardware
+    that costs the same.
+    """
+    own = pool.instances
+    return pool.cluster, pool.model, own.accelerators_each, own.price_per_hour
+
+
+def _has(observed: Observed, pool: PrefillPool | DecodePool) -> int:
+    state = observed.pools[pool.name]
+    return state.ready + state.starting
+
+
 class PlannerController:
     """The production planner, every `replan_seconds`, for thresholds, shares and (where it sizes) sizes.
+
+    Where others of the same role start, those that a plan takes away stay until these are ready: work that
+    moves to a cheaper region would have nowhere to go meanwhile.
 
     The planner is told that no time has passed, so that a plan depends on its input alone as long as it is
     found within the scenario's time limit.
@@ -187,6 +203,7 @@ class PlannerController:
         # With given sizes cost is given too: what is left to plan is how far they go.
         self._options = options if self._sizes else replace(options, goal=Goal.MOST_SERVED)
         self._next = 0.0
+        self._later: tuple[float, dict[str, int]] | None = None
         self._last_said = ""
         self._rates = dict.fromkeys((pool.name for pool in problem.decode_pools), 0.0)
         self._steps = 0
@@ -198,7 +215,7 @@ class PlannerController:
             for name in self._rates:
                 self._rates[name] += observed.pools[name].arrivals_per_second
         if now < self._next:
-            return Decided({})
+            return Decided(self._due(now))
         self._next = now + self._policy.replan_seconds
         rates = self._mean_rates()
         problem = measured_problem(self._problem, self._policy, observed, rates, caches=self._caches)
@@ -207,9 +224,58 @@ class PlannerController:
         except (InvalidInputError, PlanTimeoutError) as error:
             return Decided({}, note=f"the previous plan stays: {error}")
         sizes = {pool.name: pool.instances for pool in found.pools} if self._sizes else {}
+        sizes = self._replaced_first(sizes, observed, now)
         said = found.summary
         note, self._last_said = ("" if said == self._last_said else said), said
         return Decided(sizes, found, note)
+
+    def _due(self, now: float) -> dict[str, int]:
+        """What was put off until now."""
+        if self._later is None or now < self._later[0]:
+            return {}
+        due, self._later = self._later[1], None
+        return due
+
+    def _replaced_first(self, sizes: dict[str, int], observed: Observed, now: float) -> dict[str, int]:
+        """The sizes for now, of those that others replace; what they come to is put off."""
+        self._later = None
+        put_off: dict[str, int] = {}
+        wait = 0.0
+        for role in (self._problem.prefill_pools, self._problem.decode_pools):
+            growing = [
+                pool for pool in role if pool.name in sizes and sizes[pool.name] > _has(observed, pool)
+            ]
+            if not growing:
+                continue
+            fewer = {
+                pool.name: sizes[pool.name]
+                for pool in role
+                if pool.name in sizes and sizes[pool.name] < _has(observed, pool)
+            }
+            if fewer:
+                put_off |= fewer
+                wait = max(wait, *(pool.instances.start_seconds for pool in growing))
+        if not put_off:
+            return sizes
+        self._later = now + wait, put_off
+        convertible = self._convertible(sizes, observed) if self._policy.conversion else {}
+        stay = {name: observed.pools[name].wanted - convertible.get(name, 0) for name in put_off}
+        return sizes | {name: max(size, put_off[name]) for name, size in stay.items()}
+
+    def _convertible(self, sizes: Mapping[str, int], observed: Observed) -> dict[str, int]:
+        """Instances that need not stay, because a pool of the other role in their cluster takes them."""
+        wanted: dict[tuple[object, ...], int] = {}
+        for pool in self._problem.pools:
+            more = sizes.get(pool.name, 0) - _has(observed, pool)
+            if more > 0:
+                wanted[kind_of(pool)] = wanted.get(kind_of(pool), 0) + more
+        found = {}
+        for pool in self._problem.pools:
+            fewer = min(wanted.get(kind_of(pool), 0), _has(observed, pool) - sizes.get(pool.name, 0))
+            if fewer > 0:
+                wanted[kind_of(pool)] -= fewer
+                found[pool.name] = fewer
+        return found
 
     def _mean_rates(self) -> dict[str, float]:
         """Since the last plan; before anything was measured, what the scenario says."""

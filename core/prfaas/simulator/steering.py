@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import simpy
 
 from prfaas.planner import Plan
-from prfaas.simulator.control import Controller, Decided, LinkState, Observed, PoolState
+from prfaas.simulator.control import Controller, Decided, LinkState, Observed, PoolState, kind_of
 from prfaas.simulator.links import LinkStation
 from prfaas.simulator.stations import DecodeStation, Fleet, PrefillStation
 
@@ -30,10 +30,7 @@ class Steering:
     def __init__(self, world: World, controller: Controller) -> None:
         self._world = world
         self._controller = controller
-        self._kinds = {
-            pool.name: (pool.cluster, pool.model, pool.instances.accelerators_each)
-            for pool in world.problem.pools
-        }
+        self._kinds = {pool.name: kind_of(pool) for pool in world.problem.pools}
         self._marks: dict[str, tuple[float, ...]] = {}
         self._last = 0.0
         self.size_changes: dict[str, list[tuple[float, int]]] = {name: [] for name in world.pools}
@@ -74,8 +71,8 @@ class Steering:
                 self.converted += taken
             fleet.resize(size, partial(self._start_seconds, fleet, taken))
 
-    def _given_up(self, changes: Mapping[str, int]) -> dict[tuple[str, str, int], int]:
-        given: dict[tuple[str, str, int], int] = {}
+    def _given_up(self, changes: Mapping[str, int]) -> dict[tuple[object, ...], int]:
+        given: dict[tuple[object, ...], int] = {}
         for name, size in changes.items():
             fewer = self._world.pools[name].ready - size
             if fewer > 0:

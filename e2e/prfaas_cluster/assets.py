@@ -62,6 +62,7 @@ class Module:
 _KUBERNETES = (
     "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy",
 )  # fmt: skip
+_CNI = "github.com/containernetworking/plugins/plugins"
 MODULES = (
     Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
     Module("kubernetes", {name: f"k8s.io/kubernetes/cmd/{name}" for name in _KUBERNETES}, versioned=True),
@@ -78,6 +79,15 @@ MODULES = (
         },
     ),
     Module("pause", {"pause": "."}),
+    Module(
+        "cni",
+        {
+            "ptp": f"{_CNI}/main/ptp",
+            "loopback": f"{_CNI}/main/loopback",
+            "host-local": f"{_CNI}/ipam/host-local",
+            "portmap": f"{_CNI}/meta/portmap",
+        },
+    ),
 )
 PROGRAMS = (*(name for module in MODULES for name in module.programs), *WHEEL_PROGRAMS)
 

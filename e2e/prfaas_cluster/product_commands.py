@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import yaml
 
-from prfaas_cluster import product
+from prfaas_cluster import kv_proxy, product
 from prfaas_cluster.options import cluster_name, reported_errors
 
 
@@ -16,7 +16,13 @@ from prfaas_cluster.options import cluster_name, reported_errors
     metavar="NAMESPACE",
     help="Also the values with which a hub may place the example's pods in this cluster and namespace.",
 )
-def load_product(name: str, for_hub: str | None) -> None:
+@click.option(
+    "--kv-proxy",
+    "with_kv_proxy",
+    is_flag=True,
+    help="Also this machine's HAProxy as the region's proxy for KV, for pools with reach Passthrough.",
+)
+def load_product(name: str, for_hub: str | None, with_kv_proxy: bool) -> None:
     """Build this checkout's images, load them, and print the chart's values for them.
 
     \b
@@ -28,6 +34,8 @@ def load_product(name: str, for_hub: str | None) -> None:
         values = product.load_product(name)
         if for_hub is not None:
             values |= product.federation_values(name, for_hub)
+        if with_kv_proxy:
+            values |= kv_proxy.kv_proxy_values(name)
     click.echo(yaml.safe_dump(values, sort_keys=False), nl=False)
 
 

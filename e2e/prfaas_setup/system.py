@@ -66,7 +66,6 @@ CLUSTER_NEEDS = (
     Need("the containerd command", "containerd", _command("containerd")),
     Need("the ctr command", "containerd", _command("ctr")),
     Need("the runc command", "runc", _command("runc")),
-    Need("the CNI plugins", "containernetworking-plugins", Path("/usr/lib/cni/ptp").is_file),
     Need("the nft command", "nftables", _command("nft")),
     Need("the conntrack command", "conntrack", _command("conntrack")),
     Need("the sysctl command", "procps", _command("sysctl")),

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prfaas_cluster import existing, kind
+from prfaas_cluster import assets, existing, kind, kv_proxy
 from prfaas_cluster.bare import manifests, network, parts, settings
+from prfaas_cluster.bare.cluster import PROGRAMS
 from prfaas_cluster.bare.layout import (
     LONGEST_NAME,
     MOST_CLUSTERS,
@@ -109,7 +110,7 @@ def test_kubelet_never_evicts_for_the_disk_nor_collects_images_and_accepts_versi
 
 
 def test_containerd_has_everything_of_a_node_in_the_nodes_own_folder() -> None:
-    configuration = tomllib.loads(settings.containerd(SECOND))
+    configuration = tomllib.loads(settings.containerd(SECOND, Path("/programs/cni")))
     runtime = configuration["plugins"]["io.containerd.grpc.v1.cri"]
     assert runtime["sandbox_image"] == settings.PAUSE_IMAGE
     # Elsewhere, namespaces of pods would outlive the node.
@@ -117,12 +118,23 @@ def test_containerd_has_everything_of_a_node_in_the_nodes_own_folder() -> None:
     paths = [configuration["root"], configuration["state"], configuration["grpc"]["address"],
              runtime["cni"]["conf_dir"]]  # fmt: skip
     assert all(Path(path).is_relative_to(SECOND.folder) for path in paths)
+    assert runtime["cni"]["bin_dir"] == "/programs/cni"
 
 
 def test_pods_have_addresses_of_their_nodes_network_and_no_bridge() -> None:
-    (plugin,) = settings.cni(SECOND)["plugins"]
-    assert plugin["type"] == "ptp"
-    assert plugin["ipam"]["ranges"] == [[{"subnet": "10.133.18.0/24"}]]
+    cable, ports = settings.cni(SECOND)["plugins"]
+    assert cable["type"] == "ptp"
+    assert cable["ipam"]["ranges"] == [[{"subnet": "10.133.18.0/24"}]]
+    # Without the capability the runtime tells nobody of hostPort.
+    assert (ports["type"], ports["capabilities"]) == ("portmap", {"portMappings": True})
+
+
+def test_every_network_program_that_nodes_name_is_built() -> None:
+    plugins = settings.cni(SECOND)["plugins"]
+    named = {plugin["type"] for plugin in plugins} | {plugins[0]["ipam"]["type"], "loopback"}
+    (module,) = [module for module in assets.MODULES if "portmap" in module.programs]
+    assert named == set(module.programs)
+    assert named <= set(PROGRAMS)
 
 
 def test_programs_of_a_cluster_with_and_without_fake_nodes() -> None:
@@ -221,3 +233,15 @@ def test_status_names_what_ended_and_how_to_mend_it() -> None:
     assert "  not Ready n2" in lines
     assert "program     kwok: ENDED; see /l/kwok.log" in lines
     assert lines[-1] == "mend it     prfaas cluster up --name demo"
+
+
+def test_the_libraries_of_a_program_are_files_and_not_what_the_kernel_gives() -> None:
+    listed = (
+        "\tlinux-vdso.so.1 (0x00007f3f9db69000)\n"
+        "\tlibssl.so.3 => /lib/x86_64-linux-gnu/libssl.so.3 (0x00007f3f9da73000)\n"
+        "\t/lib64/ld-linux-x86-64.so.2 (0x00007f3f9db6b000)\n"
+    )
+    assert [str(path) for path in kv_proxy.libraries(listed)] == [
+        "/lib/x86_64-linux-gnu/libssl.so.3",
+        "/lib64/ld-linux-x86-64.so.2",
+    ]

@@ -53,7 +53,7 @@ REMOVE_SECONDS = 20.0
 POLL_SECONDS = 0.2
 PROGRAMS = (
     "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns",
-    "pause", "kubectl",
+    "pause", "kubectl", "ptp", "loopback", "host-local", "portmap",
 )  # fmt: skip
 # Folders that a node replaces by its own; what it needs itself can't lie there.
 _HIDDEN = ("/run", "/var/run", "/var/log", "/var/lib/kubelet", "/var/lib/cni", "/proc")

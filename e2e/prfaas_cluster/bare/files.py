@@ -61,7 +61,7 @@ def write_node_files(node: Node, authority: pki.Authority) -> None:
     texts = {
         "kubelet.yaml": yaml.safe_dump(settings.kubelet(node)),
         "kube-proxy.yaml": yaml.safe_dump(settings.kube_proxy(node)),
-        "containerd.toml": settings.containerd(node),
+        "containerd.toml": settings.containerd(node, assets.program("ptp").parent),
         "cni/10-pods.conflist": json.dumps(settings.cni(node)),
         "resolv.conf": "# Nothing leads out of this cluster.\n",
     }

@@ -18,7 +18,6 @@ PAUSE_IMAGE = "prfaas.local/pause:1"
 HOST_IMAGE = "prfaas.local/host:1"
 DNS_IMAGE = "prfaas.local/coredns:1"
 CLUSTER_DOMAIN = "cluster.local"
-CNI_PROGRAMS = "/usr/lib/cni"
 FAKE_NODE_ANNOTATION = "kwok.x-k8s.io/node"
 MOST_PODS = 110
 
@@ -179,8 +178,8 @@ def kubelet(node: Node) -> dict[str, Any]:
     }
 
 
-def containerd(node: Node) -> str:
-    """containerd's configuration, version 2 of its format."""
+def containerd(node: Node, network_programs: Path) -> str:
+    """containerd's configuration, version 2 of its format. The folder has the programs that `cni` names."""
     disabled = ", ".join(f'"io.containerd.{name}"' for name in _UNUSED_PLUGINS)
     return f"""version = 2
 root = "{node.folder}/containerd"
@@ -204,13 +203,17 @@ disabled_plugins = [{disabled}]
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{CNI_PROGRAMS}"
+    bin_dir = "{network_programs}"
     conf_dir = "{node.folder}/cni"
 """
 
 
 def cni(node: Node) -> dict[str, Any]:
-    """A cable for every pod and no bridge: packets to Services are routed, and kube-proxy sees them all."""
+    """A cable for every pod and no bridge: packets to Services are routed, and kube-proxy sees them all.
+
+    Ports of the node (`hostPort`) are translated by nftables, as Services are: kernels without the modules
+    of iptables have that alone.
+    """
     return {
         "cniVersion": "0.4.0",
         "name": "pods",
@@ -225,7 +228,8 @@ def cni(node: Node) -> dict[str, Any]:
                     "ranges": [[{"subnet": str(node.pods_network)}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
-            }
+            },
+            {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": True}},
         ],
     }
 

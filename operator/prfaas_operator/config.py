@@ -10,10 +10,13 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prfaas_operator.injection.settings import Settings, settings_of
+from prfaas_operator.planning.values import Issuer
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?")
+
+LEAST_ISSUED_SECONDS = 3600
 
 
 class ConfigError(ValueError):
@@ -97,6 +100,24 @@ class Health(_Part):
     silent_seconds: Seconds = 150.0
     oldest_seconds: Seconds = 120.0
     audit_seconds: Seconds = 30.0
+
+
+class IssuerRef(_Part):
+    """An issuer of cert-manager's, as its Certificates name one."""
+
+    name: str = Field(min_length=1, max_length=253)
+    kind: str = Field(default="ClusterIssuer", min_length=1, max_length=63)
+    group: Domain = "cert-manager.io"
+
+
+class Certificates(_Part):
+    """Who issues the certificates of pools and gateways.
+
+    Attributes:
+        issuer_ref: cert-manager does, by this issuer; None: the operator, from Secret `prfaas-ca`.
+    """
+
+    issuer_ref: IssuerRef | None = None
 
 
 class Federation(_Part):
@@ -208,6 +229,7 @@ class OperatorConfig(_Part):
     kubeconfig: str | None = None
     context: str | None = None
     gateway_name: DnsLabel = "prfaas-gateway"
+    certificates: Certificates = Certificates()
     # Renewed after two thirds, of which five minutes are for clocks that lag: less had no end.
     certificate_seconds: int = Field(default=30 * 86_400, ge=600)
     rotation_seconds: int = Field(default=900, ge=1, le=30 * 86_400)
@@ -221,6 +243,19 @@ class OperatorConfig(_Part):
     connector_as_image_volume: bool = False
     prefill_addresses: tuple[str, ...] | None = None
     listen_address: str | None = None
+
+    @model_validator(mode="after")
+    def _is_issued_long_enough(self) -> Self:
+        if self.certificates.issuer_ref is not None and self.certificate_seconds < LEAST_ISSUED_SECONDS:
+            raise ValueError(
+                f"certificate_seconds: cert-manager issues nothing for less than {LEAST_ISSUED_SECONDS}"
+            )
+        return self
+
+    def issuer(self) -> Issuer | None:
+        """Who signs in the operator's stead."""
+        ref = self.certificates.issuer_ref
+        return None if ref is None else Issuer(ref.name, ref.kind, ref.group, self.certificate_seconds)
 
     @model_validator(mode="after")
     def _pods_can_be_made(self) -> Self:

@@ -109,6 +109,9 @@ topologySpreadConstraints:
 {{- if and (eq .part "operator") (eq .root.Values.federation.source "Hub") -}}
 {{- $rules = concat $rules (index (index $access "mirror") .scope | default list) -}}
 {{- end -}}
+{{- if and (eq .part "operator") .root.Values.certificates.issuerRef.name -}}
+{{- $rules = concat $rules (index (index $access "issuer") .scope | default list) -}}
+{{- end -}}
 {{- if $rules }}{{ toYaml $rules }}{{ end -}}
 {{- end -}}
 

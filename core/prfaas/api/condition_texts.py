@@ -35,6 +35,11 @@ _ACCEPTED = {
         "False",
         "The API server refuses the pods' template; the message names the field.",
     ),
+    Reason.CERT_MANAGER_MISSING: (
+        "False",
+        "An issuer of cert-manager's is configured, and the API server does not serve its kind Certificate: "
+        "install cert-manager, or take certificates.issuerRef out of the chart's values.",
+    ),
     Reason.OPERATOR_FORBIDDEN: (
         "False",
         "RBAC forbids the operator what the pool needs; the message names the right that it lacks.",
@@ -278,6 +283,21 @@ _DOWN = {
     Reason.IDLE: ("Unknown", "Nothing was tried lately."),
 }
 
+_CERTIFICATE_READY = {
+    Reason.CERTIFICATE_ISSUED: ("True", "It is issued. The message says until when it is valid."),
+    Reason.CERTIFICATE_PENDING: (
+        "False",
+        "cert-manager has not issued it, or not renewed it yet; the message has its words. Look at the "
+        "Certificate and its CertificateRequest (kubectl describe). Pods that have one go on with it.",
+    ),
+    Reason.CERTIFICATE_WRONG: (
+        "False",
+        "What the issuer signed is not what sidecars need: one URI with the pool's identity, and ca.crt. "
+        "Use an issuer that keeps URIs and gives its authority (CA, Vault).",
+    ),
+    Reason.CERT_MANAGER_MISSING: ("False", "The API server does not serve cert-manager's kind Certificate."),
+}
+
 _PROFILE_FITS = {
     Reason.PROFILE_FITS: ("True", "The measurements are within a quarter of the profile's."),
     Reason.PROFILE_DRIFTS: (
@@ -299,6 +319,7 @@ REASON_TEXTS: Final[dict[ConditionType, dict[Reason, tuple[str, str]]]] = {
     ConditionType.SCALING_ACTIVE: _SCALING_ACTIVE,
     ConditionType.SCALING_LIMITED: _SCALING_LIMITED,
     ConditionType.PROFILE_FITS: _PROFILE_FITS,
+    ConditionType.CERTIFICATE_READY: _CERTIFICATE_READY,
     ConditionType.REACHABLE: _REACHABLE,
     ConditionType.TRUST_BUNDLE_VALID: _TRUST_BUNDLE_VALID,
     ConditionType.REPORT_FRESH: _REPORT_FRESH,

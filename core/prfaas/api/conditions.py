@@ -28,6 +28,7 @@ class ConditionType(StrEnum):
     SCALING_ACTIVE = "ScalingActive"
     SCALING_LIMITED = "ScalingLimited"
     PROFILE_FITS = "ProfileFits"
+    CERTIFICATE_READY = "CertificateReady"
     REACHABLE = "Reachable"
     TRUST_BUNDLE_VALID = "TrustBundleValid"
     REPORT_FRESH = "ReportFresh"
@@ -51,6 +52,8 @@ TYPE_TEXTS: Final = {
     ConditionType.SCALING_ACTIVE: "Whoever is to decide on the number of engine instances can do so.",
     ConditionType.SCALING_LIMITED: "Something keeps the number of engine instances from what is wanted.",
     ConditionType.PROFILE_FITS: "What is measured of the engines is what the pool's ModelKVProfile says.",
+    ConditionType.CERTIFICATE_READY: "With an issuer of cert-manager's: the pool's certificate is issued, "
+    "and is what sidecars need.",
     ConditionType.REACHABLE: "Gateways of this cluster can use the region's gateways.",
     ConditionType.TRUST_BUNDLE_VALID: "The region's trustBundle can be read, and its authorities are valid.",
     ConditionType.REPORT_FRESH: "In the hub: each cluster of the region has renewed its Lease lately.",
@@ -210,6 +213,12 @@ class Reason(StrEnum):
     SETTLED = "Settled"
     NOT_STALLED = "NotStalled"
     CHILD_CONTESTED = "ChildContested"
+    CERT_MANAGER_MISSING = "CertManagerMissing"
+
+    # CertificateReady
+    CERTIFICATE_ISSUED = "CertificateIssued"
+    CERTIFICATE_PENDING = "CertificatePending"
+    CERTIFICATE_WRONG = "CertificateWrong"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ _WRITE = ("create", "patch", "delete")
 _OPERATOR, _GATEWAY = "operator", "gateway"
 _MIRROR = "mirror"
 """What the operator may do beside that with `federation.source: Hub`."""
+_ISSUER = "issuer"
+"""What the operator may do beside that with `certificates.issuerRef`."""
 REGION_IN_HUB: Final = "region"
 """A region's account in the hub, made by `prfaas federation join`. `<region>` and `<leases>` are its own."""
 _WATCHED, _CLUSTER, _OWN = Scope.WATCHED, Scope.CLUSTER, Scope.OWN
@@ -167,6 +169,18 @@ ACCESS: Final = (
         "which hub is pinned, and whether its deletes are accepted", (keys.HUB_CONFIG_MAP,),
     ),
     Access(
+        _ISSUER, _WATCHED, "cert-manager.io", ("certificates",), (*_FOLLOW, "create", "patch"),
+        "what asks cert-manager for the pools' certificates",
+    ),
+    Access(
+        _ISSUER, _OWN, "cert-manager.io", ("certificates",), ("get", "patch"),
+        "what asks it for the gateways' certificate", (keys.GATEWAY_TLS_SECRET,),
+    ),
+    Access(
+        _ISSUER, _OWN, "cert-manager.io", ("certificates",), _MAKE,
+        "the same, when there is none yet",
+    ),
+    Access(
         REGION_IN_HUB, _CLUSTER, keys.GROUP,
         (*_POOLS, "prefillroutes", "modelkvprofiles", "regions", "kvlinks"), _READ,
         "what is wanted of the region's clusters",
@@ -201,9 +215,10 @@ ACCESS: Final = (
     ),
 )  # fmt: skip
 
-PARTS: Final = (_OPERATOR, _MIRROR, _GATEWAY, REGION_IN_HUB)
+PARTS: Final = (_OPERATOR, _MIRROR, _ISSUER, _GATEWAY, REGION_IN_HUB)
 _TITLES = {
     _MIRROR: "Operator with `federation.source: Hub`",
+    _ISSUER: "Operator with `certificates.issuerRef`",
     REGION_IN_HUB: "A region's account in the hub (`prfaas federation join`)",
 }
 

@@ -273,6 +273,41 @@ class ProxyService(Section):
     annotations: Labels = Field(default={}, description="Annotations.")
 
 
+class IssuerRef(Section):
+    name: str = Field(
+        default="", max_length=253, description="Its name. Empty: the operator issues, from Secret prfaas-ca."
+    )
+    kind: str = Field(
+        default="ClusterIssuer",
+        min_length=1,
+        max_length=63,
+        description="ClusterIssuer, or Issuer: one of "
+        "this name in the release's and in each pool's namespace.",
+    )
+    group: TrustDomain = Field(default="cert-manager.io", description="Its API group.")
+
+
+class Certificates(Section):
+    issuer_ref: IssuerRef = Field(
+        default=IssuerRef(),
+        description="Issuer of cert-manager's that signs certificates of pools and gateways.",
+    )
+
+
+class TlsRoute(Section):
+    enabled: bool = Field(
+        default=False,
+        description="Make a TLSRoute, where the cluster serves it (Gateway API, experimental channel): a "
+        "Gateway passes KV of other regions on to the proxy, whose Service may be ClusterIP then.",
+    )
+    parent_refs: list[Free] = Field(
+        default=[],
+        description="Gateways, with a listener of protocol TLS and mode Passthrough. Needed when enabled.",
+    )
+    annotations: Labels = Field(default={}, description="Annotations.")
+    labels: Labels = Field(default={}, description="Labels.")
+
+
 class KvProxy(Section):
     """The region's L4 proxy for KV, for pools with reach Passthrough."""
 
@@ -317,6 +352,7 @@ class KvProxy(Section):
     pod_labels: Labels = Field(default={}, description="Further labels of the pods.")
     pod_annotations: Labels = Field(default={}, description="Annotations of the pods.")
     service: ProxyService = Field(default=ProxyService(), description="Service.")
+    tls_route: TlsRoute = Field(default=TlsRoute(), description="TLSRoute of the Gateway API.")
 
 
 class Crds(Section):
@@ -416,6 +452,7 @@ class Values(Section):
     operator: Operator = Field(default=Operator(), description="The operator.")
     pools: PoolParts = Field(default=PoolParts(), description="What pools' pods get.")
     gateway: Gateway = Field(default=Gateway(), description="The gateways.")
+    certificates: Certificates = Field(default=Certificates(), description="Who issues certificates.")
     federation: Federation = Field(default=Federation(), description="This cluster among others.")
     kv_proxy: KvProxy = Field(default=KvProxy(), description="The proxy for KV of other regions.")
     network_policy: NetworkPolicy = Field(default=NetworkPolicy(), description="Network policies.")

@@ -54,6 +54,8 @@ REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet")
 POD_DISRUPTION_BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 AUTOSCALERS = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
+# Of cert-manager, where it is installed.
+CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 DEFINITIONS = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
@@ -83,6 +85,7 @@ BY_KIND = {
         POD_DISRUPTION_BUDGETS,
         AUTOSCALERS,
         LEASES,
+        CERTIFICATES,
         EVENTS,
         DEFINITIONS,
     )

@@ -21,9 +21,10 @@ from prfaas.api.keys import (
 )
 from prfaas_operator.injection.names import PEERS_KEY
 from prfaas_operator.injection.results import Injected
+from prfaas_operator.planning import issuing
 from prfaas_operator.planning.actions import ApplyChild
 from prfaas_operator.planning.selectors import selects
-from prfaas_operator.planning.values import ChildKind, Manifest, ObservedChild, ObservedPool, PoolKey
+from prfaas_operator.planning.values import ChildKind, Issuer, Manifest, ObservedChild, ObservedPool, PoolKey
 
 # The engine's startup probe allows for an hour. Until then a Deployment that waits is not stuck, which GitOps
 # tools would show as degraded and the usual alerts of a cluster would page for.
@@ -83,6 +84,18 @@ def tls_secret_shell(pool: ObservedPool) -> Manifest:
         "kind": ChildKind.SECRET.value,
         "metadata": _metadata(pool, tls_secret(pool.key.kind, pool.key.name)),
         "type": "kubernetes.io/tls",
+    }
+
+
+def certificate_request(pool: ObservedPool, issuer: Issuer, identity: str) -> Manifest:
+    """The Certificate that has cert-manager write the pool's Secret."""
+    name = tls_secret(pool.key.kind, pool.key.name)
+    labels = {**pod_labels(pool.key), LABEL_MANAGED_BY: MANAGED_BY}
+    return {
+        "apiVersion": issuing.API_VERSION,
+        "kind": ChildKind.CERTIFICATE.value,
+        "metadata": _metadata(pool, name),
+        "spec": issuing.certificate_spec(issuer, secret_name=name, identity=identity, labels=labels),
     }
 
 

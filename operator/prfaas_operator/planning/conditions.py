@@ -183,9 +183,9 @@ def _goes_on(seen: Picture) -> str:
     return " The pods that are there go on as they are." if seen.alive else ""
 
 
-def reconciling(seen: Picture, stalled_: Finding, authority_missing: bool, leftover: str = "") -> Finding:
+def reconciling(seen: Picture, stalled_: Finding, no_certificate: str, leftover: str = "") -> Finding:
     """Reconciling: the operator is on its way."""
-    reason, message = _progress(seen, authority_missing)
+    reason, message = _progress(seen, no_certificate)
     if leftover:
         reason = Reason.RETRYING
         message = (
@@ -198,9 +198,9 @@ def reconciling(seen: Picture, stalled_: Finding, authority_missing: bool, lefto
     return Finding(ConditionType.RECONCILING, status, reason, message)
 
 
-def _progress(seen: Picture, authority_missing: bool) -> tuple[Reason, str]:
-    if authority_missing:
-        return Reason.RETRYING, "The region's certificate authority (Secret prfaas-ca) is not there yet."
+def _progress(seen: Picture, no_certificate: str) -> tuple[Reason, str]:
+    if no_certificate:
+        return Reason.RETRYING, no_certificate
     if seen.work.rolling:
         new = sum(pod.revision == seen.revision for pod in seen.alive)
         of = f"{new} of {seen.desired} instances are of revision {seen.revision}"

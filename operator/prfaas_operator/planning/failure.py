@@ -66,7 +66,9 @@ def _findings(failed: FailedAction, conditions: tuple[Condition, ...]) -> tuple[
         )
     reason = _reason(failed)
     message = f"{words}. {_remedy(failed, reason)}; the pods that are there go on as they are."
+    missing = Finding(ConditionType.CERTIFICATE_READY, ConditionStatus.FALSE, reason, message)
     return (
+        *([missing] if reason is Reason.CERT_MANAGER_MISSING else []),
         Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, reason, message),
         Finding(ConditionType.STALLED, ConditionStatus.TRUE, reason, message),
         Finding(ConditionType.RECONCILING, ConditionStatus.FALSE, reason, "Stalled; see there."),
@@ -74,11 +76,23 @@ def _findings(failed: FailedAction, conditions: tuple[Condition, ...]) -> tuple[
 
 
 def _reason(failed: FailedAction) -> Reason:
+    if _kind_missing(failed):
+        return Reason.CERT_MANAGER_MISSING
     is_rbac = failed.code == "Forbidden" and _RBAC.search(failed.message) is not None
     return Reason.OPERATOR_FORBIDDEN if is_rbac else Reason.TEMPLATE_REJECTED
 
 
+def _kind_missing(failed: FailedAction) -> bool:
+    """cert-manager's kind is not served."""
+    action = failed.action
+    return (
+        isinstance(action, ApplyChild) and action.kind is ChildKind.CERTIFICATE and failed.code == "NotFound"
+    )
+
+
 def _remedy(failed: FailedAction, reason: Reason) -> str:
+    if reason is Reason.CERT_MANAGER_MISSING:
+        return "Install cert-manager, or take certificates.issuerRef out of the chart's values"
     if reason is Reason.OPERATOR_FORBIDDEN:
         return "Give the operator's ServiceAccount this right (docs/access.md): no change of the pool helps"
     if isinstance(failed.action, ApplyChild) and failed.action.kind is ChildKind.DEPLOYMENT:

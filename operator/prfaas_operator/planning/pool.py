@@ -15,6 +15,7 @@ from prfaas_operator.planning.certificates import seconds_until_due
 from prfaas_operator.planning.elsewhere import plan_elsewhere
 from prfaas_operator.planning.events import of_actions, of_conditions
 from prfaas_operator.planning.geography import resolved as resolved_for
+from prfaas_operator.planning.issuing import certificate_ready
 from prfaas_operator.planning.pods import is_alive, seconds_until_broken, seconds_until_ended
 from prfaas_operator.planning.references import resolve
 from prfaas_operator.planning.repairs import contested, seconds_until_repair
@@ -22,7 +23,13 @@ from prfaas_operator.planning.replicas import Sizing, plan_size
 from prfaas_operator.planning.revision import Injection, Injector, Target, choose_target
 from prfaas_operator.planning.rollout import Wait
 from prfaas_operator.planning.status import limiting_word, pool_status
-from prfaas_operator.planning.upkeep import budget_action, certificate_action, peers_action
+from prfaas_operator.planning.upkeep import (
+    budget_action,
+    certificate_action,
+    no_certificate,
+    peers_action,
+    pool_identity_of,
+)
 from prfaas_operator.planning.values import ObservedPool
 from prfaas_operator.planning.workload import Work, plan_frozen, plan_refused, plan_work
 
@@ -53,13 +60,13 @@ def plan_pool(
     capacity = measure(pool.pods, pool.deployments, pool.status.capacity, now)
     resolved = resolve(spec, pool.found, sizing.desired + (spec.rollout.max_surge if sizing.desired else 0))
     target = choose_target(pool, spec, injector)
-    authority_missing = not pool.authority_id and pool.certificate is None
+    certificate_missing = no_certificate(pool, settings)
 
     upkeep = _upkeep(pool, spec, settings, target, sizing, now)
-    work = _work(pool, spec, target, resolved, sizing, capacity, authority_missing, now)
+    work = _work(pool, spec, target, resolved, sizing, capacity, certificate_missing, now)
     actions = (*upkeep, *([sizing.scale] if sizing.scale is not None else []), *work.actions)
 
-    status = _status(pool, spec, target, resolved, sizing, capacity, work, authority_missing, now)
+    status = _status(pool, spec, settings, target, resolved, sizing, capacity, work, certificate_missing, now)
     events = [
         *of_actions(actions, starts=not pool.deployments),
         *of_conditions(pool.status.conditions, status.conditions),
@@ -89,11 +96,10 @@ def _upkeep(
     if target.revision is None and not pool.deployments:
         return []
     labels = spec.workload.template.metadata.labels if spec.workload.template is not None else {}
-    found = (
-        certificate_action(pool, settings, now),
-        peers_action(pool, settings),
-        budget_action(pool, sizing.desired, labels),
-    )
+    certificate = certificate_action(pool, settings, now)
+    rest = (peers_action(pool, settings), budget_action(pool, sizing.desired, labels))
+    # What only asks somebody else for one, who may be missing, must not keep the rest from being done.
+    found = (*rest, certificate) if pool.issuer is not None else (certificate, *rest)
     return [action for action in found if action is not None]
 
 
@@ -104,12 +110,12 @@ def _work(
     resolved: Finding,
     sizing: Sizing,
     capacity: Capacity,
-    authority_missing: bool,
+    certificate_missing: str,
     now: datetime,
 ) -> Work:
     if target.leftover or target.accepted.reason is Reason.CHILD_NOT_OWNED:
         return Work()
-    if target.revision is None or resolved.status is ConditionStatus.FALSE or authority_missing:
+    if target.revision is None or resolved.status is ConditionStatus.FALSE or certificate_missing:
         may_grow = target.revision is None and resolved.status is ConditionStatus.TRUE
         return plan_frozen(pool, desired=sizing.desired, may_grow=may_grow, now=now)
     if target.deployment is None and _was_refused(pool):
@@ -139,12 +145,13 @@ def _was_refused(pool: ObservedPool) -> bool:
 def _status(
     pool: ObservedPool,
     spec: PoolSpec,
+    settings: Settings,
     target: Target,
     resolved: Finding,
     sizing: Sizing,
     capacity: Capacity,
     work: Work,
-    authority_missing: bool,
+    certificate_missing: str,
     now: datetime,
 ) -> PoolStatus:
     seen = conditions.picture(
@@ -170,7 +177,7 @@ def _status(
     stalled = contested(pool, conditions.stalled(seen, accepted, resolved))
     findings = (
         conditions.ready(seen, available),
-        conditions.reconciling(seen, stalled, authority_missing, target.leftover),
+        conditions.reconciling(seen, stalled, certificate_missing, target.leftover),
         stalled,
         accepted,
         resolved,
@@ -179,16 +186,25 @@ def _status(
         sizing.active,
         limited,
         *([profile] if profile is not None else []),
+        *_certificate(pool, settings),
     )
     word = limiting_word(limited, stalled, conditions.hindrance(available))
     return pool_status(pool, spec, seen, sizing, capacity, findings, word, now)
+
+
+def _certificate(pool: ObservedPool, settings: Settings) -> tuple[Finding, ...]:
+    """CertificateReady, where somebody else issues."""
+    if pool.issuer is None:
+        return ()
+    identity = pool_identity_of(pool, settings)
+    return (certificate_ready(pool.issuer, pool.request, pool.certificate, identity),)
 
 
 def _look_again(pool: ObservedPool, sizing: Sizing, work: Work, now: datetime) -> float | None:
     waits = [
         sizing.look_again_seconds,
         work.look_again_seconds,
-        seconds_until_due(pool.certificate, now),
+        seconds_until_due(pool.certificate, now) if pool.issuer is None else None,
         seconds_until_broken(pool.pods, now),
         LEFTOVER_SECONDS if pool.leftovers else None,
         seconds_until_repair(pool),
@@ -206,7 +222,7 @@ def _plan_unreadable(pool: ObservedPool, settings: Settings, now: datetime) -> P
     if pool.deployments and all(child is None or child.ours for child in children):
         found = (certificate_action(pool, settings, now), peers_action(pool, settings))
         actions = [action for action in found if action is not None]
-    due = seconds_until_due(pool.certificate, now)
+    due = seconds_until_due(pool.certificate, now) if pool.issuer is None else None
     message = conditions.problems_text(pool.problems)
     alive = [pod for pod in pool.pods if is_alive(pod)]
     serving = sum(pod.ready for pod in alive)

@@ -55,6 +55,7 @@ def _contested(pool: ObservedPool) -> Iterator[tuple[str, str, float]]:
         *((ChildKind.DEPLOYMENT, each) for each in pool.deployments),
         (ChildKind.CONFIG_MAP, pool.peers),
         (ChildKind.BUDGET, pool.budget),
+        (ChildKind.CERTIFICATE, pool.request.child if pool.request is not None else None),
     )
     for kind, child in kinds:
         if child is None or not child.ours:

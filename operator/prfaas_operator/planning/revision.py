@@ -135,6 +135,7 @@ def _foreign_child(pool: ObservedPool) -> Finding | None:
         ("Secret", pool.certificate),
         ("ConfigMap", pool.peers),
         ("PodDisruptionBudget", pool.budget),
+        ("Certificate", pool.request.child if pool.request is not None else None),
     ):
         if child is not None and not child.ours:
             return _not_ours(f"{kind} {child.name}")

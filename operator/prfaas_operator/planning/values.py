@@ -76,6 +76,7 @@ class ChildKind(StrEnum):
     DEPLOYMENT = "Deployment"
     SECRET = "Secret"  # noqa: S105  (the name of a kind)
     CONFIG_MAP = "ConfigMap"
+    CERTIFICATE = "Certificate"
     BUDGET = "PodDisruptionBudget"
 
 
@@ -100,6 +101,30 @@ class ObservedChild:
     actual_owned_fields: str
     content: Mapping[str, Any]
     taken_over_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Who signs in the operator's stead: an issuer of cert-manager's, and for how long it is to sign."""
+
+    name: str
+    kind: str
+    group: str
+    valid_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRequest:
+    """The pool's Certificate of cert-manager's.
+
+    Attributes:
+        ready: its condition Ready; None while it has none of this generation.
+        message: cert-manager's words about that.
+    """
+
+    child: ObservedChild
+    ready: bool | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +312,7 @@ class ObservedPool:
         found: what `references.wanted` asked for and is there.
         authority_id: SHA-256 of the certificate of `prfaas-ca`; empty while there is none, and then nothing
             is issued.
+        issuer: who signs instead of that authority; then `request` is what asks it to.
         reports: what the sidecars told, by pod name.
         partners: pools at the other ends of its routes.
         leftovers: kind and name of children of an earlier pool of the same name. The garbage collector takes
@@ -316,6 +342,8 @@ class ObservedPool:
     user_budgets: tuple[UserBudget, ...] = ()
     certificate: ObservedCertificate | None = None
     authority_id: str = ""
+    issuer: Issuer | None = None
+    request: ObservedRequest | None = None
     found: tuple[FoundReference, ...] = ()
     reports: Mapping[str, EngineReport] | None = None
     partners: tuple[PartnerPool, ...] = ()

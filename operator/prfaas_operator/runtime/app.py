@@ -96,13 +96,21 @@ class Operator:
         fence = Fence(self.elector.seconds_left, self.metrics.count_write, hook)
         self.client = KubeClient(Transport(load, guard=fence, user_agent=USER_AGENT))
         self.store = Store(self._changed)
-        self._children = Children(self.client, self.store, self.namespaces)
+        self._children = Children(
+            self.client, self.store, self.namespaces, issued=config.issuer() is not None
+        )
         self._reports = EngineReports(
             self.enqueue, lambda outcome: self.metrics.engine_reports.labels(outcome).inc(), port=report_port
         )
         references = References(self.client, self.store, clock=self._clock)
         observer = Observer(
-            self.store, planner, references, self._reports, region=config.region, cluster=config.cluster
+            self.store,
+            planner,
+            references,
+            self._reports,
+            region=config.region,
+            cluster=config.cluster,
+            issuer=config.issuer(),
         )
         executor = Executor(
             self.client, self.store, certificate_valid=timedelta(seconds=config.certificate_seconds)
@@ -133,6 +141,7 @@ class Operator:
             events=events,
             fleet=self._fleet,
             enqueue=self.enqueue,
+            backlog=lambda: self.queue.core.depth,
             resync_seconds=config.queue.resync_seconds,
         )
         self.queue: WorkQueue[Key] = WorkQueue(
@@ -170,7 +179,7 @@ class Operator:
             namespace=self.namespace,
             namespaces=self.namespaces,
             identity=identity,
-            authority_id=lambda: executor.authority.signing_id if executor.authority is not None else "",
+            authority_id=self._fleet.signing_id,
             rotation=lambda: self._fleet.rotation.plan.message,
             user_agent=USER_AGENT,
             clock=self._clock,
@@ -411,7 +420,7 @@ class Operator:
                 yield Trouble(f"{kind}: the API server could not be asked for {limit:.0f} s")
         for following in self._children.followings:
             last = following.contact.last_seconds
-            if self._started and (last is None or now - last > limit):
+            if following.needed and self._started and (last is None or now - last > limit):
                 error = following.contact.error
                 yield Trouble(f"{following.resource}: nothing was heard for {limit:.0f} s ({error})")
 

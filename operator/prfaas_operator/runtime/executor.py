@@ -19,6 +19,7 @@ from prfaas.kube import errors
 from prfaas.kube.api import KubeApi, Propagation
 from prfaas.kube.resources import (
     BY_KIND,
+    CERTIFICATES,
     CONFIG_MAPS,
     DEPLOYMENTS,
     POD_DISRUPTION_BUDGETS,
@@ -37,6 +38,7 @@ from prfaas_operator.planning.actions import (
     ScaleChild,
     ScalePool,
 )
+from prfaas_operator.planning.issuing import NAME_ANNOTATION
 from prfaas_operator.planning.values import ChildKind, Manifest
 from prfaas_operator.runtime import facts
 from prfaas_operator.runtime.certificates import AUTHORITY, CERTIFICATE, Authority
@@ -50,6 +52,7 @@ RESOURCES = {
     ChildKind.SECRET: SECRETS,
     ChildKind.CONFIG_MAP: CONFIG_MAPS,
     ChildKind.BUDGET: POD_DISRUPTION_BUDGETS,
+    ChildKind.CERTIFICATE: CERTIFICATES,
 }
 
 
@@ -288,6 +291,8 @@ class Executor:
                 self._store.config_maps.put(facts.config_map(body))
             case "PodDisruptionBudget":
                 self._store.budgets.put(facts.budget(body))
+            case "Certificate":
+                self._store.requests.put(facts.request(body))
             case "Secret":
                 fact = secret(body)
                 (self._store.own_secrets if fact.pool is None else self._store.secrets).put(fact)
@@ -304,7 +309,10 @@ def _controller(body: Object) -> str:
 def secret(body: Object) -> facts.Fact[SecretValue]:
     """What is kept of a Secret with a certificate; other data is not looked at."""
     data = body.get("data") or {}
-    return fact_of(body, SecretValue(_decoded(data.get(CERTIFICATE)), _decoded(data.get(AUTHORITY))))
+    issued_for = str((body["metadata"].get("annotations") or {}).get(NAME_ANNOTATION, ""))
+    return fact_of(
+        body, SecretValue(_decoded(data.get(CERTIFICATE)), _decoded(data.get(AUTHORITY)), issued_for)
+    )
 
 
 def failed(action: Action, error: errors.KubeError) -> FailedAction:

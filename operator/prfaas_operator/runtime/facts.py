@@ -21,6 +21,7 @@ from prfaas_operator.planning.values import (
     ObservedChild,
     ObservedDeployment,
     ObservedPod,
+    ObservedRequest,
     PoolKey,
 )
 
@@ -31,6 +32,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OWN_MANAGERS = frozenset({keys.MANAGER_CHILDREN, keys.MANAGER_SCALE, keys.MANAGER_STATUS})
 # In the words of a refusal, different at each try; a message that changes is a status to write.
 _MADE_UP_NAME = re.compile(r'(\b[Pp]ods? "[a-z0-9.-]+-)[a-z0-9]{5}"')
+MESSAGE_MAX = 300
 OTHERS_BY_RIGHT = frozenset({"kube-controller-manager"})
 
 
@@ -98,6 +100,8 @@ class SecretValue:
 
     certificate: bytes
     authority: bytes
+    issued_for: str = ""
+    """The Certificate of cert-manager's that it belongs to, or ""."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +289,20 @@ def config_map(body: Object) -> Fact[ObservedChild]:
 def budget(body: Object) -> Fact[BudgetValue]:
     fact = child(body, "spec")
     return fact_of(body, BudgetValue(fact.value, (body.get("spec") or {}).get("selector")))
+
+
+def request(body: Object) -> Fact[ObservedRequest]:
+    """A Certificate of cert-manager's."""
+    return fact_of(body, ObservedRequest(child(body, "spec").value, *readiness(body)))
+
+
+def readiness(body: Object) -> tuple[bool | None, str]:
+    """Its condition Ready, if it is about this generation, and the words."""
+    generation = body["metadata"].get("generation")
+    for each in (body.get("status") or {}).get("conditions") or ():
+        if each.get("type") == "Ready" and each.get("observedGeneration", generation) == generation:
+            return each.get("status") == "True", str(each.get("message") or "")[:MESSAGE_MAX]
+    return None, ""
 
 
 def autoscaler(body: Object) -> Fact[AutoscalerValue]:

@@ -14,16 +14,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from prfaas.api import keys
 from prfaas.api.keys import PoolKind
 from prfaas.api.snapshot import Snapshot
-from prfaas.api.v1alpha1 import PrefillRouteSpec
+from prfaas.api.v1alpha1 import ConditionStatus, PrefillRouteSpec
 from prfaas.kube import errors
 from prfaas.kube.api import KubeApi
-from prfaas.kube.resources import CONFIG_MAPS, SECRETS, Object
+from prfaas.kube.resources import CERTIFICATES, CONFIG_MAPS, SECRETS, Object
 from prfaas_operator.planning import certificates as renewal
 from prfaas_operator.planning.actions import IssueCertificate
+from prfaas_operator.planning.children import contains
+from prfaas_operator.planning.issuing import certificate_ready, certificate_spec
 from prfaas_operator.planning.rotation import SETTLE, Step
 from prfaas_operator.planning.snapshot import SnapshotRoute, pool_for_snapshot
-from prfaas_operator.planning.values import PoolKey, RouteKey
-from prfaas_operator.runtime import certificates
+from prfaas_operator.planning.values import Issuer, ObservedRequest, PoolKey, RouteKey
+from prfaas_operator.runtime import certificates, facts
 from prfaas_operator.runtime.certificates import Authority, AuthorityUnusable
 from prfaas_operator.runtime.executor import Executor, secret
 from prfaas_operator.runtime.facts import CustomValue, Fact
@@ -50,6 +52,11 @@ POOL_KINDS: tuple[PoolKind, ...] = (keys.PREFILL_POOL, keys.DECODE_POOL)
 LOOK_SECONDS = 60.0
 LEAST_LIFE = timedelta(minutes=10)
 LEAST_PAUSE_SECONDS = 2.0
+ISSUING_SECONDS = 5.0
+MISSING_REMEDY = (
+    "the API server does not serve kind Certificate of cert-manager.io/v1. Install it, or take "
+    "certificates.issuerRef out of the chart's values"
+)
 LABELS = {keys.LABEL_MANAGED_BY: keys.MANAGED_BY}
 
 
@@ -89,6 +96,7 @@ class Fleet:
             old_leaves=self._old_leaves,
             settle=rotation_settle,
         )
+        self._trouble = ""
         self._told: dict[PoolKey, tuple[str, int]] = {}
 
     def has_told(self, pool: PoolKey, uid: str, generation: int) -> bool:
@@ -96,13 +104,15 @@ class Fleet:
         return self._told.get(pool) == (uid, generation)
 
     async def prepare(self) -> None:
-        """Read the authority, and make it when there is none; what the own namespace holds otherwise.
+        """Read the authority, and make it when there is none; what the own namespace holds otherwise. Where
+        cert-manager issues, there is no authority to know.
 
         Raises:
             KubeError: the API server could not be asked.
             AuthorityUnusable: the Secret is there and holds none.
         """
-        await self._know_authority()
+        if self._observer.issuer is None:
+            await self._know_authority()
         try:
             known = await self._api.get(SECRETS, self._namespace, keys.GATEWAY_TLS_SECRET)
             self._store.own_secrets.put(secret(known))
@@ -134,6 +144,15 @@ class Fleet:
             else max(LEAST_PAUSE_SECONDS, rotation.look_again_seconds or 0.0)
         )
         return min(resync_seconds, due_seconds, LOOK_SECONDS, rotation_seconds)
+
+    def signing_id(self) -> str:
+        """SHA-256 of the authority that signs here, "" while it is not known."""
+        if self._executor.authority is not None:
+            return self._executor.authority.signing_id
+        gateways = self._store.own_secrets.get(self._namespace, keys.GATEWAY_TLS_SECRET)
+        if self._observer.issuer is None or gateways is None:
+            return ""
+        return certificates.authority_id(gateways.value.authority)
 
     def _region_trusts(self) -> frozenset[str] | None:
         """Authorities in the own Region's trustBundle."""
@@ -215,6 +234,8 @@ class Fleet:
         """Issue the gateways' certificate when it is due; seconds until it is due again."""
         identity = self._planner.gateway_identity()
         name = keys.GATEWAY_TLS_SECRET
+        if self._observer.issuer is not None:
+            return await self._have_issued(self._observer.issuer, name, identity)
         observed = self._observer.certificate(self._namespace, name, None)
         why = renewal.why_due(observed, identity=identity, authority_id=self._observer.authority_id, now=now)
         if why is not None:
@@ -230,18 +251,50 @@ class Fleet:
             observed = self._observer.certificate(self._namespace, name, None)
         return renewal.seconds_until_due(observed, now) or 60.0
 
+    async def _have_issued(self, issuer: Issuer, name: str, identity: str) -> float:
+        """Ask cert-manager for the gateways' certificate; seconds until it is looked at again."""
+        wanted = certificate_spec(issuer, secret_name=name, identity=identity, labels=LABELS)
+        try:
+            stored: Object = await self._api.get(CERTIFICATES, self._namespace, name)
+        except errors.NotFound as error:
+            if not error.kind_is_served:
+                self._complain(f"cert-manager is missing: {MISSING_REMEDY}")
+                return ISSUING_SECONDS
+            stored = {}
+        if not contains(stored.get("spec") or {}, wanted):
+            body: Object = {"metadata": {"namespace": self._namespace, "name": name, "labels": LABELS}}
+            body["spec"] = wanted
+            stored = await self._api.apply(
+                CERTIFICATES, body, field_manager=keys.MANAGER_CHILDREN, force=True
+            )
+            logger.info("the gateways' certificate is asked for from %s %s", issuer.kind, issuer.name)
+        observed = self._observer.certificate(self._namespace, name, None)
+        asked = ObservedRequest(facts.child(stored, "spec").value, *facts.readiness(stored))
+        ready = certificate_ready(issuer, asked, observed, identity)
+        if ready.status is ConditionStatus.TRUE:
+            self._complain("")
+            return LOOK_SECONDS
+        self._complain(f"gateways: {ready.message}")
+        return ISSUING_SECONDS
+
+    def _complain(self, trouble: str) -> None:
+        """Each trouble once."""
+        if trouble and trouble != self._trouble:
+            logger.warning("%s", trouble)
+        self._trouble = trouble
+
     async def _tell_gateways(self, now: datetime) -> None:
         """Write the snapshot when it differs from what is stored."""
-        facts = {
+        found = {
             _key(kind, fact): fact
             for kind in POOL_KINDS
             for fact in self._store.custom(kind)
             if not fact.value.deleted
         }
-        self._told = {key: (fact.uid, fact.value.generation) for key, fact in facts.items()}
+        self._told = {key: (fact.uid, fact.value.generation) for key, fact in found.items()}
         pools = (
             pool
-            for key, fact in facts.items()
+            for key, fact in found.items()
             if (pool := pool_for_snapshot(key, json.loads(fact.value.spec))) is not None
         )
         routes = (

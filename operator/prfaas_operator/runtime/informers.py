@@ -20,6 +20,7 @@ from prfaas.kube.client import KubeClient
 from prfaas.kube.reflect import Added, Contact, Deleted, Modified, Synced, reflect
 from prfaas.kube.resources import (
     AUTOSCALERS,
+    CERTIFICATES,
     CONFIG_MAPS,
     CUSTOM_RESOURCES,
     DEPLOYMENTS,
@@ -43,11 +44,16 @@ POOL_SELECTOR = keys.LABEL_POOL
 
 @dataclass
 class Following:
-    """One collection that a reflector follows."""
+    """One collection that a reflector follows.
+
+    Attributes:
+        needed: nothing starts before it was listed. Not so for a kind that somebody else has to install.
+    """
 
     resource: Resource
     namespace: str | None
     contact: Contact
+    needed: bool = True
 
 
 class Children:
@@ -55,14 +61,18 @@ class Children:
 
     Args:
         namespaces: None in a tuple of one for all.
+        issued: whether cert-manager issues, and its Certificates are followed.
     """
 
-    def __init__(self, api: KubeApi, store: Store, namespaces: tuple[str | None, ...]) -> None:
+    def __init__(
+        self, api: KubeApi, store: Store, namespaces: tuple[str | None, ...], *, issued: bool = False
+    ) -> None:
         self._api = api
         self._store = store
+        self._issued = issued
         self._kinds = tuple(self._list_kinds())
         self.followings = [
-            Following(resource, namespace, Contact())
+            Following(resource, namespace, Contact(), needed=resource is not CERTIFICATES)
             for namespace in namespaces
             for resource, _, _, _ in self._kinds
             if resource.namespaced
@@ -85,7 +95,8 @@ class Children:
     async def synced(self) -> None:
         """Wait until each was listed once."""
         for following in self.followings:
-            await following.contact.synced_event.wait()
+            if following.needed:
+                await following.contact.synced_event.wait()
 
     def _list_kinds(self) -> Iterator[tuple[Resource, str, Callable[[Object], Fact[Any]], Collection[Any]]]:
         store = self._store
@@ -96,6 +107,8 @@ class Children:
         yield POD_DISRUPTION_BUDGETS, "", facts.budget, store.budgets
         yield AUTOSCALERS, "", facts.autoscaler, store.autoscalers
         yield REGIONS, "", facts.region, store.regions
+        if self._issued:
+            yield CERTIFICATES, POOL_SELECTOR, facts.request, store.requests
 
     async def _follow(
         self,

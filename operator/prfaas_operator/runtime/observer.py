@@ -36,10 +36,12 @@ from prfaas_operator.planning.values import (
     ChildKind,
     EngineReport,
     FoundReference,
+    Issuer,
     ObservedCertificate,
     ObservedChild,
     ObservedPod,
     ObservedPool,
+    ObservedRequest,
     ObservedRoute,
     PoolKey,
     RoutedPool,
@@ -49,7 +51,7 @@ from prfaas_operator.planning.values import (
 )
 from prfaas_operator.runtime import certificates
 from prfaas_operator.runtime.engine_reports import EngineReports
-from prfaas_operator.runtime.facts import CustomValue, Fact, PodValue
+from prfaas_operator.runtime.facts import CustomValue, Fact, PodValue, SecretValue
 from prfaas_operator.runtime.planner import Planner
 from prfaas_operator.runtime.recorded_reports import recorded_reports
 from prfaas_operator.runtime.references import References
@@ -65,6 +67,7 @@ class Observer:
 
     Attributes:
         authority_id: of the region's authority, "" while there is none.
+        issuer: who signs instead of it.
         measured_of: what gateways have counted of a route; set by who asks them.
         verdicts: what the autoscaler says, by pool.
     """
@@ -78,6 +81,7 @@ class Observer:
         *,
         region: str,
         cluster: str | None = None,
+        issuer: Issuer | None = None,
     ) -> None:
         self._store = store
         self._planner = planner
@@ -86,6 +90,7 @@ class Observer:
         self._parsed: OrderedDict[tuple[str, int], tuple[Any, tuple[SpecProblem, ...]]] = OrderedDict()
         self._started_at = datetime.now(UTC)
         self.authority_id = ""
+        self.issuer = issuer
         self.measured_of: Callable[[RouteKey], RouteMeasured] = lambda _: NOTHING_MEASURED
         self.verdicts: Mapping[PoolKey, ScalingVerdict] = {}
         self._own = Geography(region, region) if cluster is None else Geography(cluster, region)
@@ -120,6 +125,7 @@ class Observer:
             *((ChildKind.DEPLOYMENT, each.name) for each in observed.deployments),
             (ChildKind.CONFIG_MAP, keys.peers_config_map(key.kind, key.name)),
             (ChildKind.BUDGET, keys.disruption_budget(key.kind, key.name)),
+            (ChildKind.CERTIFICATE, keys.tls_secret(key.kind, key.name)),
         )
         pauses = self._store.repairs.pauses(key.namespace, children, datetime.now(UTC))
         partners = tuple(
@@ -163,6 +169,8 @@ class Observer:
             user_budgets=tuple(self._user_budgets(key.namespace)),
             certificate=self._certificate(key, fact.uid),
             authority_id=self.authority_id,
+            issuer=self.issuer,
+            request=self._request(key, fact.uid),
             leftovers=tuple(self._leftovers(key, fact.uid)),
             reports=self._engine_reports(status, pods, observed_pods),
             geography=self.geography,
@@ -190,6 +198,7 @@ class Observer:
             ("Secret", self._store.secrets),
             ("ConfigMap", self._store.config_maps),
             ("PodDisruptionBudget", self._store.budgets),
+            ("Certificate", self._store.requests),
         )
         for kind, collection in kinds:
             for each in collection.of_pool(key):
@@ -203,6 +212,12 @@ class Observer:
     def _budget(self, key: PoolKey, uid: str) -> ObservedChild | None:
         fact = self._store.budgets.get(key.namespace, keys.disruption_budget(key.kind, key.name))
         return None if fact is None else replace(fact.value.child, ours=fact.owner_uid == uid)
+
+    def _request(self, key: PoolKey, uid: str) -> ObservedRequest | None:
+        fact = self._store.requests.get(key.namespace, keys.tls_secret(key.kind, key.name))
+        if fact is None:
+            return None
+        return replace(fact.value, child=replace(fact.value.child, ours=fact.owner_uid == uid))
 
     def _user_budgets(self, namespace: str) -> Iterator[UserBudget]:
         for each in self._store.budgets.of_no_pool(namespace):
@@ -222,12 +237,16 @@ class Observer:
             name=fact.name,
             uid=fact.uid,
             resource_version=fact.resource_version,
-            ours=owner_uid is None or fact.owner_uid == owner_uid,
+            ours=owner_uid is None or fact.owner_uid == owner_uid or self._is_issued(fact),
             identity=described.identity,
             not_before=described.not_before,
             not_after=described.not_after,
             authority_id=certificates.authority_id(fact.value.authority),
         )
+
+    def _is_issued(self, fact: Fact[SecretValue]) -> bool:
+        """cert-manager wrote it for the Certificate of that name, whose owner is looked at there."""
+        return self.issuer is not None and fact.value.issued_for == fact.name
 
     # --- routes
 

@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from prfaas_operator.planning.values import ObservedChild, ObservedDeployment, PoolKey
+from prfaas_operator.planning.values import (
+    ObservedChild,
+    ObservedDeployment,
+    ObservedRequest,
+    PoolKey,
+)
 from prfaas_operator.runtime.facts import (
     AutoscalerValue,
     BudgetValue,
@@ -171,6 +176,7 @@ class Store:
         self.own_secrets: Collection[SecretValue] = Collection(collection("Secret"))
         self.config_maps: Collection[ObservedChild] = Collection(collection("ConfigMap"))
         self.budgets: Collection[BudgetValue] = Collection(collection("PodDisruptionBudget"))
+        self.requests: Collection[ObservedRequest] = Collection(collection("Certificate"))
         self.regions: Collection[RegionValue] = Collection(collection("Region"))
         self.repairs = Repairs()
         self.autoscalers: Collection[AutoscalerValue] = Collection(collection("HorizontalPodAutoscaler"))

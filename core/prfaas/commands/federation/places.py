@@ -138,24 +138,41 @@ async def hub_uid(api: KubeApi) -> str:
 
 
 async def authorities(at: Place) -> str:
-    """The public part of the region's authority, PEM.
+    """The public part of the region's authority, PEM: the operator's own, or that of cert-manager's issuer.
 
     Raises:
         click.ClickException: there is none yet.
     """
-    where = f"Secret {at.namespace}/{keys.CA_SECRET}"
-    try:
-        body = await at.api.get(SECRETS, at.namespace, keys.CA_SECRET)
-    except errors.NotFound as error:
-        raise click.ClickException(
-            f"{at.label}: {where} is not there: the operator makes it when it leads for the first time. "
-            "Look at its logs."
-        ) from error
+    body, name = await _authority_secret(at)
+    where = f"Secret {at.namespace}/{name}"
     data = body.get("data") or {}
     try:
-        text = base64.b64decode(data.get("ca.crt") or data["tls.crt"], validate=True).decode()
+        own = data["ca.crt"] if name != keys.CA_SECRET else data.get("ca.crt") or data["tls.crt"]
+        text = base64.b64decode(own, validate=True).decode()
     except (KeyError, ValueError, binascii.Error) as error:
         raise click.ClickException(f"{at.label}: {where} holds no ca.crt in PEM.") from error
     if "PRIVATE KEY" in text:
         raise click.ClickException(f"{at.label}: ca.crt of {where} holds a private key: take it out first.")
     return text
+
+
+async def _authority_secret(at: Place) -> tuple[Object, str]:
+    """The Secret that tells the authority, and its name.
+
+    Raises:
+        click.ClickException: there is none yet.
+    """
+    # One that is left over from before there was an issuer signs nothing any more.
+    for name in (keys.GATEWAY_TLS_SECRET, keys.CA_SECRET):
+        try:
+            body = await at.api.get(SECRETS, at.namespace, name)
+        except errors.NotFound:
+            continue
+        issued = (body["metadata"].get("annotations") or {}).get("cert-manager.io/certificate-name")
+        if name == keys.CA_SECRET or issued:
+            return body, name
+    raise click.ClickException(
+        f"{at.label}: Secret {at.namespace}/{keys.CA_SECRET} is not there: the operator makes it when it "
+        f"leads for the first time, or cert-manager issues {keys.GATEWAY_TLS_SECRET} where "
+        "certificates.issuerRef is set. Look at the operator's logs."
+    )

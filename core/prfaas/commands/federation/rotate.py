@@ -94,7 +94,9 @@ async def _secret(api: KubeApi, namespace: str) -> dict[str, Any]:
         return await api.get(SECRETS, namespace, keys.CA_SECRET)
     except errors.NotFound as error:
         raise click.ClickException(
-            f"Namespace {namespace} has no Secret {keys.CA_SECRET}: name the operator's namespace with -n."
+            f"Namespace {namespace} has no Secret {keys.CA_SECRET}: name the operator's namespace with -n. "
+            "Where cert-manager issues (certificates.issuerRef), its issuer's authority is replaced there "
+            '(docs/federation.md, "An issuer of cert-manager\'s").'
         ) from error
 
 

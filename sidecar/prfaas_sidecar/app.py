@@ -194,6 +194,7 @@ class Sidecar:
             self._consuming.tick(now)
             self._peers.tick(now)
             self.node.links.tick(now)
+            self.node.sending.tick(now, self._peers.streams)
             if now - measured > MEASURE_SECONDS:
                 measured = now
                 self._measurements.update([*self._peers.streams, *self._consuming.streams])

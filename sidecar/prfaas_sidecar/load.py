@@ -55,6 +55,7 @@ class LoadReport:
             "draining": self._node.draining,
             **self._known,
             "kv_samples": kv_samples(self._node.records),
+            "links_out": self._node.sending.as_json(),
         }
 
     async def _ask(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from prfaas_sidecar.logs import fields
 from prfaas_sidecar.metrics import Metrics
 from prfaas_sidecar.net.refusals import UnknownRegionError
 from prfaas_sidecar.records import Record, Records
+from prfaas_sidecar.sending import Sending
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Node:
     clock: Callable[[], float]
     access: Access
     links: Links = field(default_factory=Links)
+    sending: Sending = field(default_factory=Sending)
     engine: Engine | None = None
     stopping: bool = False
     """The process ends; for good."""

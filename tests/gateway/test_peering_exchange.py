@@ -425,6 +425,23 @@ def test_a_links_use_is_what_came_between_two_looks() -> None:
     assert later.capacity_bits_per_second == pytest.approx(4e9, rel=0.01)
 
 
+def test_a_link_that_was_throttled_is_known_to_be_another_one_after_seconds_of_use() -> None:
+    link = LinkState("us", "eu", 0, 10.0, 1e9)
+    fast = pace_of(link, None, 0)
+    assert fast is not None
+    throttled = replace(link, received_bytes=25_000_000, busy_seconds=30.0, goodput_bits_per_second=5e7)
+    slow = pace_of(throttled, fast, 20)
+    assert slow is not None
+    assert slow.capacity_bits_per_second < 1.3e8
+    # A third of the best is what slow prefill looks like, and idle time says nothing of a link.
+    hungry = pace_of(replace(throttled, goodput_bits_per_second=3e8), fast, 20)
+    assert hungry is not None
+    assert hungry.capacity_bits_per_second > 9e8
+    idle = pace_of(replace(link, goodput_bits_per_second=5e7), fast, 20)
+    assert idle is not None
+    assert idle.capacity_bits_per_second > 9e8
+
+
 def test_a_sidecar_that_tells_nonsense_of_links_is_a_sidecar_all_the_same() -> None:
     answer = {
         "version": 1,

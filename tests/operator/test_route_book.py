@@ -9,10 +9,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from prfaas.capacity import KVSize
 from prfaas.scheduling import Outcome, Tally
 from prfaas_operator.planning.values import RouteKey
 from prfaas_operator.runtime.federation.gateways import Address
-from prfaas_operator.runtime.route_measurements import PLAN_EVERY_SECONDS, RouteBook
+from prfaas_operator.runtime.route_measurements import PLAN_EVERY_SECONDS, PLAN_PAUSE_SECONDS, RouteBook
 
 KEY = RouteKey("serving", "chat")
 
@@ -85,6 +86,34 @@ async def test_it_counts_plans_and_tells_when_the_threshold_moves() -> None:
         assert book.of(KEY).threshold_tokens == first.threshold_tokens, "without engines there is no new plan"
         await book.round(session, (address,))
         assert len(told) == 3, "a gateway that does not answer tells nothing"
+
+
+async def test_a_link_that_falls_raises_the_threshold_before_the_next_plan_is_due() -> None:
+    clock = Now()
+    book = RouteBook(
+        None,  # type: ignore[arg-type]
+        namespace="prfaas",
+        clock=clock,
+        kv_of=lambda _: KVSize.per_token(1000, to_tokens=50_000),
+        changed=lambda *_: None,
+    )
+
+    def over(bits_per_second: float) -> dict[str, Any]:
+        (engine,) = observed()["routes"]["serving/chat"]["remote"]
+        return observed(remote=[{**engine, "bits_per_second": bits_per_second, "rtt_seconds": 0.03}])
+
+    answers = [over(1e9), over(9e8), over(1e7)]
+    async with gateway(answers) as address, aiohttp.ClientSession() as session:
+        await book.round(session, (address,))
+        first = book.of(KEY)
+        clock.seconds = PLAN_PAUSE_SECONDS
+        await book.round(session, (address,))
+        assert book.of(KEY).standing == first.standing, "a tenth less is no other link"
+        await book.round(session, (address,))
+        fallen = book.of(KEY)
+    assert first.threshold_tokens is not None
+    assert fallen.threshold_tokens is not None
+    assert fallen.threshold_tokens > 2 * first.threshold_tokens
 
 
 async def test_a_plan_that_fails_leaves_the_previous_one_in_force_and_says_why() -> None:

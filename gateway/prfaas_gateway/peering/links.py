@@ -10,6 +10,9 @@ from prfaas_gateway.engine_report import LinkCounters
 from prfaas_gateway.peering.wire import LinkState
 
 _PEAK_HALF_LIFE_SECONDS = 600.0
+# A link that has carried this part of its best, and no more, while it was busy, is another link by now.
+_FALLEN_SHARE = 0.25
+_FALLEN_HALF_LIFE_SECONDS = 5.0
 _BITS_PER_BYTE = 8
 
 
@@ -19,7 +22,8 @@ class LinkPace:
 
     Attributes:
         capacity_bits_per_second: the best that was measured, half forgotten after ten minutes: what a link
-            carried once it can carry, until it has not for a while.
+            carried once it can carry, until it has not for a while. Half forgotten after five seconds of
+            being busy while it carries less than a quarter of that: it was throttled, or leads elsewhere now.
         used_bits_per_second: between the last two looks.
     """
 
@@ -27,6 +31,7 @@ class LinkPace:
     used_bits_per_second: float
     received_bytes: int
     at: float
+    busy_seconds: float = 0.0
 
 
 def pace_of(link: LinkState, before: LinkPace | None, now: float) -> LinkPace | None:
@@ -36,13 +41,17 @@ def pace_of(link: LinkState, before: LinkPace | None, now: float) -> LinkPace | 
     """
     goodput = link.goodput_bits_per_second or 0.0
     if before is None:
-        return LinkPace(goodput, 0.0, link.received_bytes, now) if goodput else None
+        first = LinkPace(goodput, 0.0, link.received_bytes, now, link.busy_seconds)
+        return first if goodput else None
     elapsed = now - before.at
     faded = before.capacity_bits_per_second * 0.5 ** (elapsed / _PEAK_HALF_LIFE_SECONDS)
+    if goodput < _FALLEN_SHARE * before.capacity_bits_per_second:
+        busy = max(0.0, link.busy_seconds - before.busy_seconds)
+        faded *= 0.5 ** (busy / _FALLEN_HALF_LIFE_SECONDS)
     used = 0.0
     if elapsed > 0 and link.received_bytes >= before.received_bytes:
         used = (link.received_bytes - before.received_bytes) * _BITS_PER_BYTE / elapsed
-    return LinkPace(max(goodput, faded, used), used, link.received_bytes, now)
+    return LinkPace(max(goodput, faded, used), used, link.received_bytes, now, link.busy_seconds)
 
 
 def links_into(region: str, told: Iterable[Iterable[LinkCounters]]) -> tuple[LinkState, ...]:

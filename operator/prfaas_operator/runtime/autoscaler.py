@@ -31,12 +31,14 @@ from prfaas.capacity import InvalidInputError
 from prfaas.kube.api import KubeApi
 from prfaas_operator.config import Autoscaling
 from prfaas_operator.planning.autoscale.observe import route_observations, settings_of
+from prfaas_operator.planning.autoscale.paths import merged
 from prfaas_operator.planning.autoscale.verdict import ScalingVerdict, renewed, verdict_of
 from prfaas_operator.planning.values import ObservedPool, PoolKey
 from prfaas_operator.runtime.gateway_demand import GatewayDemand
 from prfaas_operator.runtime.link_measurements import LinkMeasurements
 from prfaas_operator.runtime.metrics import Metrics
 from prfaas_operator.runtime.observer import Observer
+from prfaas_operator.runtime.path_uses import PathUses
 from prfaas_operator.runtime.price_signals import PriceSignals
 from prfaas_operator.runtime.scaling_sight import Seen, Sight
 from prfaas_operator.runtime.sidecar_loads import ASK_SECONDS, SidecarLoads
@@ -79,6 +81,7 @@ class Autoscaler:
         self._clock = clock
         self._wall = wall
         self._links = LinkMeasurements(api, clock=clock)
+        self._paths = PathUses()
         self._loads = SidecarLoads(
             clock=wall, count=lambda outcome: metrics.load_reports.labels(outcome).inc(), port=report_port
         )
@@ -135,6 +138,8 @@ class Autoscaler:
         }
         regions = {each.region for found in seen.values() for each in found.observed}
         links = await self._links.ask() if len(regions) > 1 else ()
+        uses = self._paths.take(told.values(), self._clock())
+        links = merged(links, uses, self._observer.geography.region)
         try:
             observation, settings = self._question(seen, links, now)
             begun = self._clock()

@@ -41,6 +41,10 @@ ASK_EVERY_SECONDS = 30.0
 ASK_SECONDS = 3.0
 ANSWER_BYTES = 4 * 1024 * 1024
 PLAN_EVERY_SECONDS = 300.0
+# A link whose rate has moved by so much is another one to a plan. Half a minute between two plans, so that a
+# link that flaps does not drag the threshold along.
+CHANGED_FACTOR = 1.5
+PLAN_PAUSE_SECONDS = 30.0
 PLAN_SECONDS = 2.0
 
 
@@ -67,7 +71,7 @@ class RouteBook:
         self._kv_of = kv_of
         self._changed = changed
         self._measured: dict[RouteKey, RouteMeasured] = {}
-        self._planned_at: dict[RouteKey, float] = {}
+        self._planned: dict[RouteKey, tuple[float, RouteMeasurements]] = {}
 
     def of(self, key: RouteKey) -> RouteMeasured:
         """What is known of a route."""
@@ -96,11 +100,10 @@ class RouteBook:
     async def _take(self, key: RouteKey, count: RouteCount) -> None:
         before = self.of(key)
         standing = before.standing
-        if self._clock() - self._planned_at.get(key, float("-inf")) >= PLAN_EVERY_SECONDS:
-            asked = measurements(count, self._kv_of(key))
-            if asked is not None:
-                self._planned_at[key] = self._clock()
-                standing = await _planned(key, asked, standing)
+        asked = measurements(count, self._kv_of(key))
+        if asked is not None and self._is_due(key, asked):
+            self._planned[key] = (self._clock(), asked)
+            standing = await _planned(key, asked, standing)
         after = RouteMeasured(count, standing)
         if before.threshold_tokens is not None and after.threshold_tokens is not None:
             told = moved(before.threshold_tokens, after.threshold_tokens)
@@ -113,6 +116,13 @@ class RouteBook:
         self._measured[key] = after
         self._changed(key, told)
 
+    def _is_due(self, key: RouteKey, asked: RouteMeasurements) -> bool:
+        if key not in self._planned:
+            return True
+        at, before = self._planned[key]
+        age = self._clock() - at
+        return age >= PLAN_EVERY_SECONDS or (age >= PLAN_PAUSE_SECONDS and has_changed(before, asked))
+
     async def _addresses(self) -> tuple[Address, ...]:
         try:
             pods = await self._api.list(PODS, self._namespace, label_selector=SELECTOR)
@@ -120,6 +130,25 @@ class RouteBook:
             logger.info("gateways cannot be listed: %s", error)
             return ()
         return tuple(found for pod in pods if (found := address_of(pod)) is not None)[:GATEWAYS_MAX]
+
+
+def has_changed(before: RouteMeasurements, after: RouteMeasurements) -> bool:
+    """Whether what a plan was made for is no more: engines, links, or that the size of the KV is known."""
+    one, other = ({each.name: each for each in asked.remote} for asked in (before, after))
+    if one.keys() != other.keys() or (before.kv is None) != (after.kv is None):
+        return True
+    pairs = [(before.local_instances, after.local_instances)]
+    pairs += [(one[name].instances, other[name].instances) for name in one]
+    if any(old != new for old, new in pairs):
+        return True
+    rates = ((one[name].bits_per_second, other[name].bits_per_second) for name in one)
+    return any(_rate_changed(old, new) for old, new in rates)
+
+
+def _rate_changed(before: float | None, after: float | None) -> bool:
+    if not before or not after:
+        return bool(before) != bool(after)
+    return max(before, after) > CHANGED_FACTOR * min(before, after)
 
 
 async def _planned(key: RouteKey, asked: RouteMeasurements, standing: Standing | None) -> Standing | None:

@@ -78,6 +78,8 @@ class PeerStream(asyncio.BufferedProtocol):
         self.tls_error: ssl.SSLError | None = None
         self.address = ""
         self.connected_at = 0.0
+        self.sent_bytes = 0
+        """Payloads that the transport was given."""
         self._owner = owner
         self._clock = clock
         self._tally = tally
@@ -102,6 +104,11 @@ class PeerStream(asyncio.BufferedProtocol):
     def ready(self) -> bool:
         """Whether both sides have greeted and neither has left."""
         return self.session.state is StreamState.READY and self._lost is None
+
+    @property
+    def waits_for_path(self) -> bool:
+        """Whether there is more to send than the path takes."""
+        return self._paused and self._lost is None
 
     @property
     def wrong_region(self) -> str | None:
@@ -291,6 +298,7 @@ class PeerStream(asyncio.BufferedProtocol):
     def _write_slice(self, transport: asyncio.Transport, frame: OutFrame) -> None:
         end = min(self._sent + _SLICE_BYTES, frame.payload.nbytes)
         transport.write(frame.payload[self._sent : end])
+        self.sent_bytes += end - self._sent
         self._sent = end
         self.session.last_sent = self._clock()
         if end == frame.payload.nbytes:

@@ -38,8 +38,29 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """What a sidecar has sent to one region since it began, and how long the path made it wait meanwhile.
+
+    Attributes:
+        waiting_bytes: sent while it waited.
+    """
+
+    sent_bytes: float = 0.0
+    waiting_seconds: float = 0.0
+    waiting_bytes: float = 0.0
+
+    def since(self, before: Sent) -> Sent:
+        """What has come since, nothing of which is negative."""
+        return Sent(
+            max(0.0, self.sent_bytes - before.sent_bytes),
+            max(0.0, self.waiting_seconds - before.waiting_seconds),
+            max(0.0, self.waiting_bytes - before.waiting_bytes),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """One answer of `/load`. `at` is when it came, in seconds."""
+    """One answer of `/load`. `at` is when it came, in seconds; `sent` is by region."""
 
     at: float
     incarnation: str | None
@@ -48,6 +69,7 @@ class EngineLoad:
     kv_cache_usage: float | None = None
     totals: Mapping[str, Total] = field(default_factory=dict)
     kv_samples: tuple[tuple[float, float, float], ...] = ()
+    sent: Mapping[str, Sent] = field(default_factory=dict)
 
     def total(self, name: str) -> Total:
         return self.totals.get(name, Total())
@@ -78,6 +100,13 @@ def read_load(body: bytes, at: float) -> EngineLoad | None:
             for each in answer.get("kv_samples") or ()
             if isinstance(each, list) and len(each) == 3
         ),
+        {
+            str(each["region"]): Sent(
+                *(_number(each.get(name, 0.0)) for name in ("sent_bytes", "waiting_seconds", "waiting_bytes"))
+            )
+            for each in answer.get("links_out") or ()
+            if isinstance(each, dict) and each.get("region")
+        },
     )
 
 
@@ -107,6 +136,9 @@ class Interval:
 
     def total(self, name: str) -> Total:
         return self.after.total(name).since(self.before.total(name))
+
+    def sent(self, region: str) -> Sent:
+        return self.after.sent.get(region, Sent()).since(self.before.sent.get(region, Sent()))
 
     @property
     def running(self) -> float:

@@ -38,7 +38,7 @@ MAX_BACKLOG_BYTES = 8 << 20
 
 _READ_BYTES = 1 << 18
 _MAX_DESCRIPTORS = 4
-_FACTS_SINCE, _SERVER_NAMES_SINCE = 2, 3
+_FACTS_SINCE, _SERVER_NAMES_SINCE, _KV_EVENTS_SINCE = 2, 3, 4
 
 
 class OtherVersionError(ConnectionRefusedError):
@@ -76,7 +76,7 @@ class SidecarClient:
         self._backlog = bytearray()
         self._socket: socket.socket | None = None
         self._protocol = SPOKEN[-1]
-        self._facts = b""
+        self._facts: Facts | None = None
         self._closing = threading.Event()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_sender.setblocking(False)
@@ -116,12 +116,11 @@ class SidecarClient:
 
     def tell(self, facts: Facts) -> None:
         """Tells the sidecar now, and every one that comes later, unless it is of an older version."""
-        data = pack(facts)
         with self._lock:
-            self._facts = data
+            self._facts = facts
             connection = self._socket
             if connection is not None and self._protocol >= _FACTS_SINCE:
-                self._backlog += data
+                self._backlog += self._packed_facts()
                 if self._flush(connection) and self._backlog:
                     self._wake()
 
@@ -134,6 +133,13 @@ class SidecarClient:
         if not self._thread.is_alive():
             self._wake_sender.close()
             self._wake_receiver.close()
+
+    def _packed_facts(self) -> bytes:
+        """As the sidecar's version knows them; the lock is held."""
+        facts = self._facts
+        if facts is None:
+            return b""
+        return pack(facts if self._protocol >= _KV_EVENTS_SINCE else replace(facts, kv_events=()))
 
     def _flush(self, connection: socket.socket) -> bool:
         """Writes what the socket takes; the lock is held. False when the connection broke."""
@@ -180,7 +186,7 @@ class SidecarClient:
                     self._backlog.clear()
                     self._socket = connection
                     if self._protocol >= _FACTS_SINCE:
-                        self._backlog += self._facts
+                        self._backlog += self._packed_facts()
                         self._flush(connection)
                 self._read(connection, unpacker)
             except (OSError, MessageError) as error:

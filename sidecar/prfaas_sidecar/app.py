@@ -22,6 +22,9 @@ from prfaas_sidecar.engine_socket import EngineSocket
 from prfaas_sidecar.health import DrainCall
 from prfaas_sidecar.health import application as health_application
 from prfaas_sidecar.identity import parse
+from prfaas_sidecar.kv_events.following import KvEvents
+from prfaas_sidecar.kv_events.ledger import Ledger
+from prfaas_sidecar.kv_events.serving import HeldBlocksApi
 from prfaas_sidecar.load import LoadReport
 from prfaas_sidecar.logs import fields
 from prfaas_sidecar.measure import LinkMeasurements
@@ -86,6 +89,7 @@ class Sidecar:
         self._runners: list[web.AppRunner] = []
         self._listeners: list[Listener] = []
         self._engine_socket: EngineSocket | None = None
+        self._held_blocks: Ledger | None = None
         self._peers_context = peers_tls.server if peers_tls else None
 
     async def run(self) -> None:
@@ -125,7 +129,7 @@ class Sidecar:
 
     async def _start(self) -> None:
         config, node = self.config, self.node
-        control = Control(node, self._end, self._fail, self._status)
+        control = Control(node, self._end, self._fail, self._status, self._kv_events())
         drain = Drain(node, lambda: self._running, self._tasks)
         health = health_application(
             node.metrics,
@@ -175,6 +179,16 @@ class Sidecar:
             self._tasks.spawn(self._rotate(self.credentials), "rotate")
         if self._peers_file is not None:
             self._tasks.spawn(self._follow(self._peers_file), "peers-file")
+
+    def _kv_events(self) -> HeldBlocksApi | None:
+        """Begin to listen to what the engine publishes; None when that is not wanted, or nobody could ask."""
+        settings = self.config.kv_events
+        if not settings.enabled or self.config.listen.control is None:
+            return None
+        events = KvEvents(self.node, settings)
+        self._tasks.spawn(events.follower.run(), "kv-events")
+        self._held_blocks = events.ledger
+        return events.api
 
     async def _run(self, runner: web.AppRunner) -> web.Server:
         await runner.setup()
@@ -294,6 +308,9 @@ class Sidecar:
             metrics.regions.labels("trusted").set(trusted)
             metrics.regions.labels("broken").set(broken)
         self.node.links.collect(metrics)
+        if self._held_blocks is not None:
+            metrics.held_blocks.set(len(self._held_blocks))
+            metrics.held_blocks_complete.set(self._held_blocks.complete)
         metrics.arena_total.set(self.node.arena.size_bytes)
         metrics.arena_used.set(self.node.arena.used_bytes)
         metrics.streams.labels("consumer").set(len(self._consuming.streams))

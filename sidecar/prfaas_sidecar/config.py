@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from prfaas.held_blocks import MAX_HASHES
 from prfaas_connector.local_api.model_files import folder_beside
 from prfaas_sidecar.identity import Identity, IdentityError, Pattern, parse
 
@@ -199,6 +200,19 @@ class LimitsSection(_Section):
     prefill_seconds: Seconds = 600.0
 
 
+class KvEventsSection(_Section):
+    """What the engine publishes of its KV cache, for gateways."""
+
+    enabled: bool = True
+    """Whether to listen where the engine publishes (`--kv-events-config`)."""
+    max_blocks: Annotated[int, Field(ge=64, le=MAX_HASHES)] = 200_000
+    """Remembered; some 170 bytes each. Of an engine that holds more, the oldest are forgotten."""
+    bytes_per_second: Annotated[SizeBytes, Field(ge=64 << 10)] = 4 << 20
+    """What gateways are told of them, in all."""
+    readers: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Calls of gateways that wait for news at the same time."""
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -223,6 +237,7 @@ class Config(_Section):
     and ``regions``, read again when it changes."""
     link: LinkSection = LinkSection()
     limits: LimitsSection = LimitsSection()
+    kv_events: KvEventsSection = KvEventsSection()
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
     drain_token: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{16,128}$")] | None = None
     """Whoever calls ``/drain`` has to know it; without it only the pod itself may call."""

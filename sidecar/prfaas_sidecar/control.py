@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prfaas_sidecar.errors import retryable
 from prfaas_sidecar.identity import Identity, IdentityError, of_certificate
+from prfaas_sidecar.kv_events.serving import HeldBlocksApi, NoBlocksError
 from prfaas_sidecar.logs import fields
 from prfaas_sidecar.model_files import FileChangedError, send_file
 from prfaas_sidecar.net.refusals import REMEDIES
@@ -45,13 +46,16 @@ class Control:
         end: Callable[[str, str, str], bool],
         fail: Callable[[str, str], bool],
         status: Callable[[], dict[str, Any]],
+        held_blocks: HeldBlocksApi | None = None,
     ) -> None:
         """``end(id, code, message)`` ends a transfer on either side, ``fail(id, code)`` at the consumer only;
-        ``status()`` is what `GET /v1/engine` shows."""
+        ``status()`` is what `GET /v1/engine` shows; without ``held_blocks`` nobody is told of the engine's
+        cache."""
         self._node = node
         self._end = end
         self._fail = fail
         self._status = status
+        self._held_blocks = held_blocks
         self._engine: aiohttp.ClientSession | None = None
 
     def application(self) -> web.Application:
@@ -66,6 +70,7 @@ class Control:
                 web.get("/v1/transfers/{id}", self._show),
                 web.get("/v1/engine", self._show_engine),
                 web.get("/v1/model-files/{name}", self._model_file),
+                web.get("/v1/held-blocks", self._show_held_blocks),
             ]
         )
         app.on_startup.append(self._open_session)
@@ -124,6 +129,14 @@ class Control:
 
     async def _show_engine(self, _: web.Request) -> web.Response:
         return web.json_response(self._status())
+
+    async def _show_held_blocks(self, request: web.Request) -> web.StreamResponse:
+        if self._held_blocks is None:
+            return _error(404, "NotSupported", "kv_events.enabled is false in the sidecar's configuration")
+        try:
+            return await self._held_blocks.answer(request)
+        except NoBlocksError as error:
+            return _error(error.status, error.code, str(error))
 
     async def _model_file(self, request: web.Request) -> web.StreamResponse:
         engine, name = self._node.engine, request.match_info["name"]

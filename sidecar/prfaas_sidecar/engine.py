@@ -78,7 +78,7 @@ class Engine:
         Raises:
             MessageError: more than can be passed on.
         """
-        texts = (*facts.served_models, facts.model_files_error)
+        texts = (*facts.served_models, facts.model_files_error, *facts.kv_events)
         if len(facts.served_models) > MAX_SERVED_MODELS or any(len(text) > MAX_TEXT_LENGTH for text in texts):
             raise MessageError("facts with too many or too long texts")
         if len({file.name for file in facts.model_files}) != len(facts.model_files):

@@ -38,6 +38,22 @@ class Metrics:
             "KV bytes that arrived for a pull that was over",
             registry=registry,
         )
+        self.kv_event_batches = Counter(
+            "prfaas_sidecar_kv_event_batches", "Batches of the engine's KV events", registry=registry
+        )
+        self.kv_event_gaps = Counter(
+            "prfaas_sidecar_kv_event_gaps",
+            "Times that KV events were gone for good, upon which what the engine holds was unknown",
+            registry=registry,
+        )
+        self.held_blocks = Gauge(
+            "prfaas_sidecar_held_blocks", "Blocks that the engine holds by its KV events", registry=registry
+        )
+        self.held_blocks_complete = Gauge(
+            "prfaas_sidecar_held_blocks_complete",
+            "1 while that is all that the engine holds",
+            registry=registry,
+        )
         self.arena_used = Gauge("prfaas_sidecar_arena_used_bytes", "Arena bytes in use", registry=registry)
         self.arena_total = Gauge("prfaas_sidecar_arena_bytes", "Size of the arena", registry=registry)
         self.streams = Gauge(

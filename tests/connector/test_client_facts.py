@@ -72,7 +72,7 @@ def test_an_older_sidecar_is_greeted_in_its_version_and_told_no_facts(
 ) -> None:
     client.tell(FACTS)
     client.start()
-    for protocol in (3, 2):
+    for protocol in (4, 3, 2):
         peer = listener.accept()
         assert peer.expect_hello() == replace(HELLO, protocol=protocol)
         peer.send(OLD)
@@ -99,10 +99,11 @@ def test_an_older_sidecar_is_asked_for_nothing_behind_a_proxy(
     direct = Consume("a", "d", "10.0.0.1:7400", "spiffe://x", (), (), 1.0)
     proxied = replace(direct, transfer_id="b", server_name="10-0-0-1.kv.example.org")
     client.start()
-    peer = listener.accept()
-    peer.expect_hello()
-    peer.send(OLD)
-    peer.wait_for_close()
+    for _ in (4, 3):
+        peer = listener.accept()
+        peer.expect_hello()
+        peer.send(OLD)
+        peer.wait_for_close()
     peer = listener.accept()
     peer.expect_hello()
     peer.welcome(protocol=2)
@@ -116,6 +117,25 @@ def test_an_older_sidecar_is_asked_for_nothing_behind_a_proxy(
     peer.welcome()
     eventually(lambda: client.send(proxied))
     assert peer.receive() == proxied
+
+
+def test_an_older_sidecar_is_not_told_of_kv_events(client: SidecarClient, listener: PeerListener) -> None:
+    publishing = replace(FACTS, kv_events=("ipc://@events", "ipc://@replay", ""))
+    client.tell(publishing)
+    client.start()
+    peer = listener.accept()
+    peer.expect_hello()
+    peer.send(OLD)
+    peer.wait_for_close()
+    peer = listener.accept()
+    peer.expect_hello()
+    peer.welcome(protocol=3)
+    assert peer.receive() == FACTS
+    peer.close()
+    peer = listener.accept()
+    peer.expect_hello()
+    peer.welcome()
+    assert peer.receive() == publishing
 
 
 def test_another_refusal_does_not_lower_the_version(client: SidecarClient, listener: PeerListener) -> None:
@@ -136,7 +156,7 @@ def test_a_sidecar_that_speaks_no_version_of_ours_is_reported(
     client: SidecarClient, listener: PeerListener, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.start()
-    for protocol in (3, 2, 1):
+    for protocol in (4, 3, 2, 1):
         peer = listener.accept()
         assert peer.expect_hello().protocol == protocol
         peer.send(Refused("", "ProtocolError", f"local API version {protocol}; this sidecar speaks 8 to 9"))

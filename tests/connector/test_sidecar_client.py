@@ -170,7 +170,11 @@ def test_a_refusal_is_reported_once_and_tried_again(
 @pytest.mark.parametrize(
     ("greeting", "says"),
     [
-        pytest.param({"protocol": PROTOCOL + 1}, "version 4 of the local API, not 3", id="version"),
+        pytest.param(
+            {"protocol": PROTOCOL + 1},
+            f"version {PROTOCOL + 1} of the local API, not {PROTOCOL}",
+            id="version",
+        ),
         pytest.param({"descriptors": 0}, "0 descriptors", id="no arena"),
         pytest.param({"descriptors": 2}, "2 descriptors", id="two arenas"),
         pytest.param({"size_bytes": ARENA_BYTES * 2}, "mmap", id="an arena smaller than announced"),

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("vllm")
 
 from huggingface_hub import constants
+from vllm.config.kv_events import KVEventsConfig
 
 from prfaas_connector.local_api.messages import Facts
 from prfaas_connector.local_api.model_files import folder_beside
@@ -48,6 +49,19 @@ def test_the_facts_are_those_of_the_configuration(config: Any, tmp_path: Path) -
     assert found.served_models == (str(config.model_config.served_model_name),)
     assert names(found) == ["tokenizer.json"]
     assert found.model_files_error == ""
+
+
+def test_where_kv_events_are_published_is_told(config: Any, tmp_path: Path) -> None:
+    assert facts.kv_events(config) == ()
+    config.kv_events_config = KVEventsConfig(
+        enable_kv_cache_events=True, endpoint="ipc://@events", replay_endpoint="ipc://@replay"
+    )
+    found = facts.gather(config, tmp_path / "engine.model", ["vllm", "serve", "x"])
+    assert found.kv_events == ("ipc://@events", "ipc://@replay", "")
+    config.kv_events_config.replay_endpoint = None
+    assert facts.kv_events(config) == ("ipc://@events", "", "")
+    config.kv_events_config.publisher = "null"
+    assert facts.kv_events(config) == ()
 
 
 def test_names_that_only_the_api_server_knows_come_from_the_command_line(config: Any, tmp_path: Path) -> None:

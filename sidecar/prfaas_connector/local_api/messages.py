@@ -13,10 +13,11 @@ from typing import Any, ClassVar, TypeVar
 from prfaas_connector.local_api.model_files import ModelFile
 from prfaas_connector.local_api.units import Lane, Ranges, normalise
 
-PROTOCOL = 3
-"""Version of the local API. Version 2 adds `Facts`, version 3 `Consume.server_name`; nothing else changes."""
+PROTOCOL = 4
+"""Version of the local API. Version 2 adds `Facts`, version 3 `Consume.server_name`, version 4
+`Facts.kv_events`; nothing else changes."""
 
-SPOKEN = (1, 2, 3)
+SPOKEN = (1, 2, 3, 4)
 """Versions that both ends can speak. A connector offers the highest; a sidecar that does not know it refuses
 it by name (`OTHER_VERSION`), and the connector greets again with a lower one."""
 
@@ -66,7 +67,9 @@ class Welcome:
 class Facts:
     """Scheduler side, after `Welcome`, from version 2 on: what others may know of this engine. The last one
     counts. ``model_files`` lie in `model_files.folder_beside` the socket; ``model_files_error`` says why some
-    are missing, and is empty when none is."""
+    are missing, and is empty when none is. ``kv_events``, from version 4 on and left out when empty:
+    endpoint, replay endpoint (or an empty text) and topic of the engine's KV events, as it was told to
+    publish them."""
 
     TYPE: ClassVar[str] = "facts"
     block_tokens: int
@@ -74,6 +77,7 @@ class Facts:
     served_models: tuple[str, ...]
     model_files: tuple[ModelFile, ...]
     model_files_error: str
+    kv_events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +255,7 @@ def encode(message: Message) -> bytes:
     body: dict[str, Any] = {"type": message.TYPE}
     for field in dataclasses.fields(message):
         value = getattr(message, field.name)
-        if field.name == "server_name" and value is None:
+        if (field.name == "server_name" and value is None) or (field.name == "kv_events" and not value):
             continue
         if field.name == "lanes":
             value = [[lane.group, lane.layer, lane.shard, lane.units, lane.unit_bytes] for lane in value]

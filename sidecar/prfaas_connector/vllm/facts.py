@@ -69,7 +69,19 @@ def gather(config: Any, folder: Path, arguments: Sequence[str]) -> Facts:
         served_models=tuple(names[:MAX_NAMES]),
         model_files=files,
         model_files_error=failure[:1000],
+        kv_events=kv_events(config),
     )
+
+
+def kv_events(config: Any) -> tuple[str, ...]:
+    """Where the engine publishes its KV events: endpoint, replay endpoint, topic. Empty: nowhere, or each
+    data-parallel rank elsewhere, whose caches nobody could tell apart."""
+    events = config.kv_events_config
+    if events is None or not events.enable_kv_cache_events or events.publisher != "zmq":
+        return ()
+    if config.parallel_config.data_parallel_size > 1:
+        return ()
+    return (str(events.endpoint), str(events.replay_endpoint or ""), str(events.topic))
 
 
 def finder(model: Any, arguments: Sequence[str]) -> Callable[[str], Path | None]:

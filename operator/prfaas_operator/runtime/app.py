@@ -131,6 +131,7 @@ class Operator:
             region=config.region,
             authority_known=self._enqueue_all,
             rotation_settle=timedelta(seconds=config.rotation_seconds),
+            links=lambda: self.federation.links.targets,
         )
         reconcile = Reconciler(
             self.client,
@@ -183,7 +184,9 @@ class Operator:
             rotation=lambda: self._fleet.rotation.plan.message,
             user_agent=USER_AGENT,
             clock=self._clock,
+            links_changed=self._links_changed,
         )
+        observer.closed_links = self.federation.links.closed
         # What each route asks for.
         self._routes: dict[RouteKey, tuple[object, ...]] = {}
         self.routes = RouteBook(
@@ -279,6 +282,8 @@ class Operator:
             await self._fleet.prepare()
         except (errors.KubeError, AuthorityUnusable, WritingStopped) as error:
             logger.warning("the region's authority is not known yet: %s", error)
+        # In the order of the watches until here. Pools first: what a route has to tell is how its pools are.
+        self.queue.core.forget_ready()
         self._enqueue_all()
         self.enqueue(FLEET)
         federation = asyncio.create_task(self.federation.run(), name="federation")
@@ -344,6 +349,12 @@ class Operator:
             self.enqueue(route)
         if threshold_moved:
             self.enqueue(FLEET)
+
+    def _links_changed(self) -> None:
+        """A link was opened or closed, or is declared in another way."""
+        for route in self.store.routes:
+            self.enqueue(RouteKey(route.namespace, route.name))
+        self.enqueue(FLEET)
 
     def _enqueue_all(self) -> None:
         for pool in self.store.pool_keys():

@@ -99,6 +99,10 @@ class QueueCore(Generic[K]):
         self._due.pop(key, None)
         self._failures.pop(key, None)
 
+    def forget_ready(self) -> None:
+        """Drop the keys that are ready, which the caller adds again in an order of its own."""
+        self._ready.clear()
+
     def next_due_seconds(self, now: float) -> float | None:
         """How long until a key is ready: 0 when one is, None when none waits."""
         if self._ready:

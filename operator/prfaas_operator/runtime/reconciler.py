@@ -15,7 +15,7 @@ from prfaas.kube import errors
 from prfaas.kube.api import KubeApi
 from prfaas.kube.resources import BY_KIND
 from prfaas_operator.planning.actions import Action, FailedAction, MarkPods, Plan
-from prfaas_operator.planning.progress import QUIET_SECONDS, can_wait
+from prfaas_operator.planning.progress import BUSY_KEYS, patience_seconds
 from prfaas_operator.planning.values import (
     ObservedPool,
     ObservedRoute,
@@ -57,6 +57,7 @@ class Reconciler:
 
     Args:
         enqueue: has another key looked at.
+        backlog: how many keys wait for their pass.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Reconciler:
         events: EventWriter,
         fleet: Fleet,
         enqueue: Callable[[Key], None],
+        backlog: Callable[[], int],
         resync_seconds: float,
     ) -> None:
         self._api = api
@@ -80,10 +82,11 @@ class Reconciler:
         self._events = events
         self._fleet = fleet
         self._enqueue = enqueue
+        self._backlog = backlog
         self._resync_seconds = resync_seconds
         self._seen: dict[PoolKey, _Seen] = {}
-        # Since when a status waits to be written, by the loop's clock.
-        self._untold: dict[PoolKey, float] = {}
+        # Until when a status waits to be written, by the loop's clock.
+        self._untold: dict[PoolKey | RouteKey, float] = {}
 
     async def __call__(self, key: Key) -> float | None:
         """One pass; when to look again, or None when the object is gone.
@@ -122,6 +125,7 @@ class Reconciler:
     async def _route(self, key: RouteKey) -> float | None:
         observed = self._observer.route(key)
         if observed is None:
+            self._untold.pop(key, None)
             self._enqueue(FLEET)
             return None
         plan = self._planner.route(observed, datetime.now(UTC))
@@ -138,8 +142,11 @@ class Reconciler:
         failure = await self._executor.run(namespace, actions)
         if failure is not None and isinstance(observed, ObservedPool):
             plan = self._planner.after_failure(plan, observed, failure, datetime.now(UTC))
-        if isinstance(observed, ObservedPool) and (wait := self._may_wait_seconds(observed, plan)) > 0:
-            return min(wait, plan.requeue_after_seconds or wait)
+        wait_seconds = 0.0 if failure is not None else self._may_wait_seconds(observed, plan)
+        if wait_seconds > 0:
+            if actions:
+                _log_decision(kind, observed, actions, plan, None, wrote_status=False)
+            return min(wait_seconds, plan.requeue_after_seconds or wait_seconds)
         wrote_status = await self._write_status(kind, observed, plan)
         if plan.events:
             regarding = Regarding(
@@ -154,17 +161,20 @@ class Reconciler:
             return plan.requeue_after_seconds or self._resync_seconds
         return min(plan.requeue_after_seconds or self._resync_seconds, self._resync_seconds)
 
-    def _may_wait_seconds(self, observed: ObservedPool, plan: Plan[Any]) -> float:
-        """How long the status may still wait for more to tell; 0: it is to be written now."""
-        if not can_wait(observed.status, plan):
-            self._untold.pop(observed.key, None)
-            return 0.0
+    def _may_wait_seconds(self, observed: ObservedPool | ObservedRoute, plan: Plan[Any]) -> float:
+        """How long the status may still wait for more to tell; 0: it is to be written now.
+
+        The patience of the first pass that waits counts: a backlog that has gone by then has left its pods to
+        become ready, which is the news to wait for.
+        """
+        key = observed.key
+        backlog = BUSY_KEYS if key in self._untold else self._backlog()
+        patience = patience_seconds(observed.status, plan, backlog)
         now = asyncio.get_running_loop().time()
-        since = self._untold.setdefault(observed.key, now)
-        if now - since < QUIET_SECONDS:
-            return QUIET_SECONDS - (now - since)
-        del self._untold[observed.key]
-        return 0.0
+        left = 0.0 if patience <= 0 else self._untold.setdefault(key, now + patience) - now
+        if left <= 0:
+            self._untold.pop(key, None)
+        return max(0.0, left)
 
     async def _write_status(self, kind: str, observed: ObservedPool | ObservedRoute, plan: Plan[Any]) -> bool:
         collection = self._store.custom(kind)

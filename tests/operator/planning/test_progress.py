@@ -6,9 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from prfaas_operator.planning.progress import can_wait
+from prfaas_operator.planning.actions import Event, EventType
+from prfaas_operator.planning.pool import plan_pool
+from prfaas_operator.planning.progress import (
+    BUSY_KEYS,
+    BUSY_QUIET_SECONDS,
+    QUIET_SECONDS,
+    can_wait,
+    patience_seconds,
+)
 from prfaas_operator.planning.values import ObservedPod
-from tests.operator.planning.pool_world import World, observed, settled, spec
+from tests.operator.planning.pool_world import SETTINGS, World, observed, settled, spec
 
 
 def starting(replicas: int = 3) -> World:
@@ -34,6 +42,28 @@ def test_the_first_status_never_waits() -> None:
     plan = world.plan()
     assert not can_wait(world.pool.status, plan)
     assert not can_wait(world.pool.status, replace(plan, actions=(), events=()))
+
+
+def test_with_a_backlog_the_first_status_waits_unless_it_tells_of_trouble() -> None:
+    world = World(observed())
+    plan = world.plan()
+    assert plan.actions
+    assert patience_seconds(world.pool.status, plan, BUSY_KEYS - 1) == 0
+    assert patience_seconds(world.pool.status, plan, BUSY_KEYS) == BUSY_QUIET_SECONDS
+
+    trouble = Event(EventType.WARNING, "NoCapacity", "no node has room")
+    assert patience_seconds(world.pool.status, replace(plan, events=(trouble,)), BUSY_KEYS) == 0
+    stalled = replace(world.pool, spec=None, problems=())
+    assert patience_seconds(stalled.status, plan_pool(stalled, SETTINGS, world.now), BUSY_KEYS) == 0
+
+
+def test_with_a_backlog_progress_waits_longer_and_the_end_does_not_wait() -> None:
+    world = starting()
+    make_ready(world, 3)
+    assert patience_seconds(world.pool.status, world.plan(), 0) == QUIET_SECONDS
+    assert patience_seconds(world.pool.status, world.plan(), BUSY_KEYS) == BUSY_QUIET_SECONDS
+    world.report("a" * 64)
+    assert patience_seconds(world.pool.status, world.plan(), BUSY_KEYS) == 0
 
 
 def test_instances_that_become_ready_one_after_the_other_may_wait() -> None:

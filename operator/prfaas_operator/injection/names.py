@@ -16,6 +16,9 @@ PEERS_VOLUME: Final = "prfaas-peers"
 
 RUN_PATH: Final = "/run/prfaas"
 SOCKET_PATH: Final = "/run/prfaas/engine.sock"
+KV_EVENTS_ENDPOINT: Final = "ipc://@prfaas-kv-events"
+KV_REPLAY_ENDPOINT: Final = "ipc://@prfaas-kv-replay"
+KV_EVENTS_BUFFER_STEPS: Final = 4096
 CONNECTOR_PATH: Final = "/opt/prfaas"
 TLS_PATH: Final = "/etc/prfaas/tls"
 PEERS_PATH: Final = "/etc/prfaas/peers"

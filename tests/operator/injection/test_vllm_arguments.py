@@ -14,12 +14,12 @@ FIELD = "spec.workload.template.spec.containers[engine]"
 
 
 def added(one: dict[str, Any], kind: str = "PrefillPool", **spec: Any) -> list[str]:
-    """The arguments after the template's own, without the connector's."""
+    """The arguments after the template's own, without the connector's and those of KV events."""
     arguments = engine_after(pool(kind, template(one), **spec))["args"]
     own = len(one.get("args") or [])
     assert arguments[:own] == (one.get("args") or [])
-    assert arguments[-2] == "--kv-transfer-config"
-    return list(arguments[own:-2])
+    assert (arguments[-4], arguments[-2]) == ("--kv-events-config", "--kv-transfer-config")
+    return list(arguments[own:-4])
 
 
 PORT = ["--port", "8000"]
@@ -79,6 +79,45 @@ def test_the_connector_has_the_pools_role_and_recomputes_what_fails(kind: str, r
     extra = config["kv_connector_extra_config"]
     assert extra["socket"] == "/run/prfaas/engine.sock"
     assert extra.get("layerwise", False) is (kind == "PrefillPool")
+
+
+def test_the_engine_publishes_what_it_holds_where_only_its_pod_can_hear_it() -> None:
+    arguments = engine_after(pool("DecodePool"))["args"]
+    config = json.loads(arguments[arguments.index("--kv-events-config") + 1])
+    assert config["enable_kv_cache_events"] is True
+    assert config["publisher"] == "zmq"
+    for name in ("endpoint", "replay_endpoint"):
+        assert config[name].startswith("ipc://@")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--kv-events-config", '{"enable_kv_cache_events": true, "endpoint": "tcp://*:5557"}'],
+        ["--kv_events_config={}"],
+        ["--kv-events-config.enable_kv_cache_events", "true"],
+        ["--data-parallel-size", "2"],
+        ["--data_parallel_size=2"],
+        ["-dp", "2"],
+    ],
+)
+@pytest.mark.parametrize("as_extra", [False, True])
+def test_an_engine_that_is_told_otherwise_is_left_alone(arguments: list[str], as_extra: bool) -> None:
+    if as_extra:
+        made = pool("DecodePool", engine={"type": "VLLM", "extraArgs": arguments})
+    else:
+        made = pool("DecodePool", template(container(args=["m", *arguments])))
+    given = engine_after(made)["args"]
+    assert sum("events" in one and one.startswith("--") for one in given) == (
+        1 if "events" in arguments[0].replace("_", "-") else 0
+    )
+    assert "ipc://@prfaas-kv-events" not in " ".join(given)
+
+
+def test_pods_on_the_nodes_network_do_not_publish() -> None:
+    on_the_node = template(container())
+    on_the_node["spec"]["hostNetwork"] = True
+    assert "--kv-events-config" not in engine_after(pool("DecodePool", on_the_node))["args"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from prfaas_operator.injection.results import Refusal
 HEALTH_PATH: Final = "/health"
 API_SERVER_MODULE: Final = "vllm.entrypoints.openai.api_server"
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh"})
+_DATA_PARALLEL = ("--data-parallel", "--data_parallel", "-dp")
 _EVERYWHERE = frozenset({"", "0.0.0.0", "::", "[::]"})  # noqa: S104  (names, not a listener)
 
 
@@ -55,6 +56,24 @@ def transfer_config(pool: Pool) -> str:
             "kv_role": "kv_producer" if pool.kind == PREFILL_POOL else "kv_consumer",
             "kv_load_failure_policy": "recompute",
             "kv_connector_extra_config": extra,
+        }
+    )
+
+
+def events_config() -> str:
+    """The value of `--kv-events-config`: what the engine holds, told to its sidecar.
+
+    By abstract sockets, which need no port and no common user: nobody outside the pod can connect to them.
+    Events hold the prompts' tokens.
+    """
+    return json.dumps(
+        {
+            "enable_kv_cache_events": True,
+            "publisher": "zmq",
+            "endpoint": names.KV_EVENTS_ENDPOINT,
+            "replay_endpoint": names.KV_REPLAY_ENDPOINT,
+            # Kept in the engine's memory: some 10 KB a step, and up to 60 KB one of prefill.
+            "buffer_steps": names.KV_EVENTS_BUFFER_STEPS,
         }
     )
 
@@ -149,7 +168,23 @@ def _added(pool: Pool, own: CommandLine, extra: CommandLine) -> list[str]:
         added += ["--served-model-name", model.name]
     if own.find("--port") is None:
         added += ["--port", str(pool.spec.engine.port)]
+    if _may_publish(pool, lines):
+        added += ["--kv-events-config", events_config()]
     return [*added, "--kv-transfer-config", transfer_config(pool)]
+
+
+def _may_publish(pool: Pool, lines: tuple[CommandLine, ...]) -> bool:
+    """Whether the engine can be told to publish its KV events, and is not told otherwise already.
+
+    Several data-parallel ranks cannot share one socket, and pods on the node's network would share the name.
+    """
+    template = pool.spec.workload.template
+    on_the_node = template is not None and bool(template.spec.get("hostNetwork"))
+    return not on_the_node and not any(
+        line.find("--kv-events-config") is not None
+        or any(token.startswith(_DATA_PARALLEL) for token in line.tokens)
+        for line in lines
+    )
 
 
 def _conflicts(pool: Pool, line: CommandLine, field: str) -> list[Refusal]:

@@ -362,14 +362,17 @@ def healthy_prefillers(
     now: float,
     tried: frozenset[str] = frozenset(),
     pools: frozenset[str] | None = None,
+    closed: frozenset[str] = frozenset(),
 ) -> list[Prefiller]:
-    """Prefill engines that could be asked for this model, of these pools if any are given."""
+    """Prefill engines that could be asked for this model, of these pools if any are given, and in none of the
+    regions that are closed."""
     return [
         engine
         for engine in engines
         if engine.open
         and engine.serves(model)
         and (pools is None or engine.pool in pools)
+        and engine.region not in closed
         and engine.name not in tried
         and engine.healthy(now)
     ]

@@ -83,11 +83,21 @@ class LinkBook:
         self._reports: dict[str, LinkReport] = {}
         self._regimes: dict[str, Regime] = {}
         self.links: dict[str, Link] = {}
+        self.closed: frozenset[str] = frozenset()
+        """Regions from which no new KV may come: a budget is spent."""
+        self._declared: dict[str, float] = {}
 
     def report(self, source_region: str, report: LinkReport) -> None:
         """A new measurement. Whatever carries nothing is left to health checks."""
         if report.capacity_bits_per_second > 0:
             self._reports[source_region] = report
+
+    def declare(self, capacities: dict[str, float], closed: frozenset[str]) -> None:
+        """What the operator says of links, all of them: what KV may use (bits per second) where that is
+        declared, and the regions whose link is closed."""
+        for source in self._declared.keys() - capacities.keys():
+            self._reports.pop(source, None)
+        self._declared, self.closed = dict(capacities), closed
 
     def forget(self, source_region: str) -> None:
         """The region is no longer one."""
@@ -96,8 +106,11 @@ class LinkBook:
 
     def tick(self, now: float) -> None:
         """Bring links and their regimes up to date; about once a second."""
-        for source, report in self._reports.items():
-            capacity, used = report.capacity_bits_per_second, report.used_bits_per_second
+        for source in self._reports.keys() | self._declared.keys():
+            declared = self._declared.get(source)
+            # While nothing was measured over it, a declared link is free, and no older than this moment.
+            report = self._reports.get(source) or LinkReport(declared or 1.0, measured_at=now)
+            capacity, used = declared or report.capacity_bits_per_second, report.used_bits_per_second
             backlog = min(_FRESHEST_LIMIT, report.queued_bytes * 8 / capacity)
             regime = advance(
                 self._regimes.get(source, Regime()),

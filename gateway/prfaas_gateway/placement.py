@@ -77,7 +77,10 @@ def place(
     decoder, model, scheduler = pick.engine, intake.model, services.scheduler
     policy, now = decoder.route(model.name), services.clock()
     prompt = _policy_prompt(intake, pick.matched_blocks * model.block_tokens, policy.threshold_tokens)
-    healthy = healthy_prefillers(services.fleet.prefillers, model.name, now, tried, policy.prefill_pools)
+    closed = scheduler.links.closed
+    healthy = healthy_prefillers(
+        services.fleet.prefillers, model.name, now, tried, policy.prefill_pools, closed
+    )
     compatible = compatible_prefillers(healthy, decoder, policy)
     producers = [prefiller.view for prefiller in compatible]
     shadow = None
@@ -101,6 +104,9 @@ def place(
         decode_sidecar_healthy=shadow is not None or decoder.can_receive(now),
         healthy_prefill_engines=len(producers) if shadow is not None else len(healthy),
         compatible_prefill_engines=len(producers),
+        budget_spent=bool(closed)
+        and not healthy
+        and bool(healthy_prefillers(services.fleet.prefillers, model.name, now, tried, policy.prefill_pools)),
         mode=policy.mode,
         in_canary=policy.mode is not Mode.CANARY or in_canary(request_id, policy.canary_percent),
         fallen_back=scheduler.observations.fallen(policy.name, now),
@@ -175,7 +181,12 @@ def other_prefillers(
     """Prefill engines that a failed transfer to this decode engine could be tried with again."""
     policy = decoder.route(intake.model.name)
     healthy = healthy_prefillers(
-        services.fleet.prefillers, intake.model.name, services.clock(), tried, policy.prefill_pools
+        services.fleet.prefillers,
+        intake.model.name,
+        services.clock(),
+        tried,
+        policy.prefill_pools,
+        services.scheduler.links.closed,
     )
     return compatible_prefillers(healthy, decoder, policy)
 

@@ -232,7 +232,13 @@ def no_capacity() -> FleetView:
 
 def incompatible() -> FleetView:
     message = "long has 2e2e2e2e2e2e, chat has 1f1f1f1f1f1f: they differ in block_tokens"
-    pair = {"prefillPool": "long", "compatible": "False", "reason": "FingerprintMismatch", "readyPrefill": 2}
+    pair = {
+        "prefillPool": "long",
+        "compatible": "False",
+        "reason": "FingerprintMismatch",
+        "prefillEngines": 2,
+        "decodeEngines": 2,
+    }
     stalled = (
         condition("Ready", "False", "FingerprintMismatch", message),
         condition("Stalled", "True", "FingerprintMismatch", message),

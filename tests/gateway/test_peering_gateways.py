@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from prfaas.api.snapshot import LinkTarget
 from prfaas_bench.fake_engine import Script
 from prfaas_gateway.cluster.membership import PEER_PORT
+from prfaas_gateway.paces import LinkReport
 from tests.gateway.fake_sidecar import PrefillScript, transfer_id_of
 from tests.gateway.peering_world import (
     RegionWorld,
@@ -191,6 +193,35 @@ async def test_errors_keep_the_sidecars_codes(tmp_path: Path) -> None:
         us.set_pod("long-0", draining=True)
         await eventually_async(lambda: not us.services.fleet.prefillers[0].open)
         assert await call(eu, us, "uid-us-long-0") == "Draining"
+
+
+async def test_a_link_whose_budget_is_spent_carries_nothing_new_until_it_may_again(tmp_path: Path) -> None:
+    async with two_regions(tmp_path) as (eu, us, _):
+        await eu.eventually_routed("remote", "OverThreshold")
+        here = decoding("eu", target(us))
+        spent = here.with_links((LinkTarget(source="us", closed="BudgetSpent"),))
+        eu.controller.take_snapshot(spent.to_json())
+        assert await eu.routed() == ("local", "BudgetSpent")
+        # What is closed is the link, and not the region: its pods are known as before.
+        assert eu.prefiller("us/llm/long-0") is not None
+        elsewhere = here.with_links((LinkTarget(source="asia", closed="BudgetSpent"),))
+        eu.controller.take_snapshot(elsewhere.to_json())
+        await eu.eventually_routed("remote", "OverThreshold")
+
+
+async def test_a_declared_capacity_is_what_a_link_carries(tmp_path: Path) -> None:
+    async with two_regions(tmp_path) as (eu, us, _):
+        book = eu.services.scheduler.links
+        declared = decoding("eu", target(us)).with_links(
+            (LinkTarget(source="us", capacity_bits_per_second=2_000_000_000),)
+        )
+        eu.controller.take_snapshot(declared.to_json())
+        book.tick(eu.services.clock())
+        assert book.links["us"].free_bits_per_second == 2e9
+        # What is measured says how much of it is in use.
+        book.report("us", LinkReport(8e9, used_bits_per_second=5e8, measured_at=eu.services.clock()))
+        book.tick(eu.services.clock())
+        assert book.links["us"].free_bits_per_second == 1.5e9
 
 
 async def test_what_sidecars_measure_of_links_is_added_up_and_told(tmp_path: Path) -> None:

@@ -141,6 +141,10 @@ _SCALING_LIMITED = {
         "True",
         "More prefill would be of use, and the links from here are full: another region gets it, or nobody.",
     ),
+    Reason.LINK_BUDGET_SPENT: (
+        "True",
+        "More prefill would be of use, and the month's budgets of the links from here are spent.",
+    ),
     Reason.LINK_DOWN: ("True", "More prefill would be of use, and the links from here are down."),
     Reason.LINK_UNKNOWN: (
         "True",
@@ -274,6 +278,11 @@ _HEALTHY = {
 _CONGESTED = {
     Reason.SATURATED: ("True", "It carries as much as it can."),
     Reason.BUDGET_SPENT: ("True", "The month's budget is spent: prompts stay local."),
+    Reason.BUDGET_UNKNOWN: (
+        "True",
+        "There is a budget, and what is spent cannot be read (ConfigMap `prfaas-egress`): that counts as "
+        "spent. Restore the ConfigMap, or delete it to count anew.",
+    ),
     Reason.NOT_SATURATED: ("False", "There is room."),
     Reason.IDLE: ("False", "No KV has come through lately."),
 }

@@ -135,6 +135,7 @@ class Reason(StrEnum):
     TOO_FEW_REPLICAS = "TooFewReplicas"
     LINK_SATURATED = "LinkSaturated"
     LINK_DOWN = "LinkDown"
+    LINK_BUDGET_SPENT = "LinkBudgetSpent"
     LINK_UNKNOWN = "LinkUnknown"
     QUOTA_EXHAUSTED = "QuotaExhausted"
     BUDGET_EXHAUSTED = "BudgetExhausted"
@@ -199,6 +200,7 @@ class Reason(StrEnum):
     SATURATED = "Saturated"
     NOT_SATURATED = "NotSaturated"
     BUDGET_SPENT = "BudgetSpent"
+    BUDGET_UNKNOWN = "BudgetUnknown"
     TRANSFERS_FAIL = "TransfersFail"
     CARRIES = "Carries"
 

@@ -91,6 +91,19 @@ class RegionTarget(_Part):
     jurisdiction: str | None = None
 
 
+class LinkTarget(_Part):
+    """A link that ends in the own region, as far as somebody has declared anything of it.
+
+    Attributes:
+        capacity_bits_per_second: what KV may use of it; None: what is measured.
+        closed: why no new KV may come over it (`BudgetSpent`, `BudgetUnknown`), None when it may.
+    """
+
+    source: str
+    capacity_bits_per_second: int | None = Field(default=None, ge=1)
+    closed: str | None = None
+
+
 class OwnPool(_Part):
     """A prefill pool of this cluster, and which regions may use it.
 
@@ -121,6 +134,7 @@ class Snapshot(_Part):
     cluster: str | None = None
     regions: tuple[RegionTarget, ...] = ()
     own_pools: tuple[OwnPool, ...] = ()
+    links: tuple[LinkTarget, ...] = ()
 
     @classmethod
     def sealed(
@@ -144,6 +158,11 @@ class Snapshot(_Part):
             regions=regions,
             own_pools=own_pools,
         )
+        return open_.model_copy(update={"revision": open_.computed_revision()})
+
+    def with_links(self, links: tuple[LinkTarget, ...]) -> Self:
+        """The same with these links, sealed anew."""
+        open_ = self.model_copy(update={"links": links})
         return open_.model_copy(update={"revision": open_.computed_revision()})
 
     @classmethod

@@ -39,6 +39,7 @@ class Limit(StrEnum):
     MINIMUM = "TooFewReplicas"
     LINK_SATURATED = "LinkSaturated"
     LINK_DOWN = "LinkDown"
+    LINK_BUDGET = "LinkBudgetSpent"
     LINK_UNKNOWN = "LinkUnknown"
     NO_CAPACITY = "NoCapacity"
     QUOTA_PENDING = "QuotaPending"

@@ -62,6 +62,9 @@ def _judge(
             LinkVerdict(link, Limit.LINK_DOWN, 0.0, share, f"link {link.name} is down"),
             before.closed(now),
         )
+    if link.state is LinkState.SPENT:
+        why = f"the month's budget of link {link.name} is spent"
+        return LinkVerdict(link, Limit.LINK_BUDGET, 0.0, share, why), before
     is_full = link.state is LinkState.CONGESTED or (share is not None and share >= settings.link_full_above)
     has_room = not is_full and (share is None or share < settings.link_room_below)
     settle = before.settle_seconds(settings.link_settle_seconds)

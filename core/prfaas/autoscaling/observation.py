@@ -163,6 +163,7 @@ class LinkState(StrEnum):
     HEALTHY = "Healthy"
     CONGESTED = "Congested"
     DOWN = "Down"
+    SPENT = "BudgetSpent"
     UNKNOWN = "Unknown"
 
 

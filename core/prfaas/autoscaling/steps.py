@@ -18,6 +18,7 @@ OFFERED = frozenset(
     {
         Limit.LINK_SATURATED,
         Limit.LINK_DOWN,
+        Limit.LINK_BUDGET,
         Limit.LINK_UNKNOWN,
         Limit.NO_CAPACITY,
         Limit.QUOTA_PENDING,

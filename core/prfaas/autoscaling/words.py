@@ -10,6 +10,7 @@ _LIMITS = {
     Limit.MAXIMUM: "raise scaling.maxReplicas above {maximum}",
     Limit.MINIMUM: "lower scaling.minReplicas below {minimum}",
     Limit.LINK_SATURATED: "the link below {room:.0%} of its capacity for {settle:.0f} s, or more capacity",
+    Limit.LINK_BUDGET: "a larger budgetBytesPerMonth of the KVLink, or the next month",
     Limit.LINK_DOWN: "the link up again, for {settle:.0f} s",
     Limit.LINK_UNKNOWN: "a measurement of the link: see `kubectl get kvlink`",
     Limit.NO_CAPACITY: "nodes for the instances that wait, or load that goes elsewhere",

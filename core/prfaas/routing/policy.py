@@ -50,6 +50,7 @@ class Reason(StrEnum):
     PREFILL_FULL = "PrefillFull"
     LINK_BUSY = "LinkBusy"
     LINK_SCARCE = "LinkScarce"
+    BUDGET_SPENT = "BudgetSpent"
     SLO_FALLBACK = "SloFallback"
     NO_ROUTE = "NoRoute"
     REMOTE_DISABLED = "RemoteDisabled"
@@ -116,6 +117,7 @@ class Conditions:
         decode_sidecar_healthy: whether the decode side can receive KV at all.
         healthy_prefill_engines: how many could be asked now, whatever their KV is like.
         compatible_prefill_engines: how many of them make KV that the decode engine can take.
+        budget_spent: there are such engines, all of them behind links whose budget is spent.
         mode: how far a remote decision is carried out.
         in_canary: whether this request belongs to the share of Canary mode.
         fallen_back: True while the route's objective was broken by remote prefill.
@@ -128,6 +130,7 @@ class Conditions:
     decode_sidecar_healthy: bool = True
     healthy_prefill_engines: int = 1
     compatible_prefill_engines: int = 1
+    budget_spent: bool = False
     mode: Mode = Mode.ENFORCE
     in_canary: bool = True
     fallen_back: bool = False
@@ -195,6 +198,8 @@ def _why_local(prompt: Prompt, conditions: Conditions) -> Reason | None:
         return Reason.TOKENIZER_MISMATCH
     if not conditions.decode_sidecar_healthy:
         return Reason.NO_DECODE_SIDECAR
+    if conditions.budget_spent:
+        return Reason.BUDGET_SPENT
     if conditions.healthy_prefill_engines < 1:
         return Reason.NO_PREFILL_ENGINE
     if conditions.compatible_prefill_engines < 1:

@@ -395,6 +395,11 @@ class Controller:
         self._pools = pools_of(snapshot)
         scheduler = self._services.scheduler
         scheduler.paces.give(profiled(snapshot))
+        capacities = ((each.source, each.capacity_bits_per_second) for each in snapshot.links)
+        scheduler.links.declare(
+            {source: float(bits) for source, bits in capacities if bits is not None},
+            frozenset(each.source for each in snapshot.links if each.closed is not None),
+        )
         routes = (policy for pool in self._pools.decode.values() for policy in pool.routes.values())
         scheduler.keep_routes({policy.name for policy in routes})
         if self._services.peers is not None:

@@ -111,6 +111,15 @@ def budget(source: str, destination: str, ledger: LinkLedger, budget_bytes: int 
     return BudgetFact(source, destination, ledger.spent_bytes, left)
 
 
+def share_of(budget_bytes: int | None, clusters: int) -> int | None:
+    """What one cluster of a region may take of the region's budget.
+
+    Each cluster counts its own sidecars and none knows of the others' in time: equal shares cannot be
+    overspent together.
+    """
+    return None if budget_bytes is None else budget_bytes // max(1, clusters)
+
+
 def to_json(ledgers: Mapping[str, LinkLedger]) -> str:
     """For the ConfigMap; by source region."""
     links = {

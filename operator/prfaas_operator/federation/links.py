@@ -8,7 +8,7 @@ from datetime import datetime
 
 from prfaas.api.conditions import ConditionType, Finding, Reason, find, set_conditions
 from prfaas.api.v1alpha1 import Condition, ConditionStatus, KVLinkSpec, KVLinkStatus
-from prfaas_operator.federation.egress import LinkLedger
+from prfaas_operator.federation.egress import LinkLedger, share_of
 
 WINDOW_SECONDS = 60.0
 WRITE_SECONDS = 60.0
@@ -53,16 +53,18 @@ def status(
     *,
     generation: int,
     now: datetime,
+    clusters: int = 1,
 ) -> KVLinkStatus:
     """What the status should be.
 
     Args:
         before: the stored one; its conditions stand until something else is clear.
+        clusters: of the destination's region, which share the budget.
     """
     utilisation = _utilisation_percent(spec, measured)
     findings = (
         _down(before.conditions, measured),
-        _congested(spec, before.conditions, measured, utilisation, ledger),
+        _congested(spec, before.conditions, measured, utilisation, ledger, clusters),
         _healthy(spec, before.conditions, measured),
     )
     goodput = measured.goodput_bits_per_second
@@ -137,13 +139,14 @@ def _congested(
     measured: LinkMeasured,
     utilisation: float | None,
     ledger: LinkLedger,
+    clusters: int,
 ) -> Finding:
     type_ = ConditionType.CONGESTED
-    budget = spec.budget_bytes_per_month
+    budget = share_of(spec.budget_bytes_per_month, clusters)
     if budget is not None and ledger.spent_bytes >= budget:
         text = (
-            f"The month's budget of {budget} bytes is spent: prompts stay local until the next month (UTC), "
-            "or until spec.budgetBytesPerMonth is raised."
+            f"The month's budget of {budget} bytes{_shared(clusters)} is spent: prompts stay local until "
+            "the next month (UTC), or until spec.budgetBytesPerMonth is raised."
         )
         return Finding(type_, ConditionStatus.TRUE, Reason.BUDGET_SPENT, text)
     if not measured.received_bytes:
@@ -154,6 +157,24 @@ def _congested(
         text = f"It carries what it can by {source}: more remote prefill would only wait."
         return Finding(type_, ConditionStatus.TRUE, Reason.SATURATED, text)
     return Finding(type_, ConditionStatus.FALSE, Reason.NOT_SATURATED, "There is room.")
+
+
+def _shared(clusters: int) -> str:
+    return f" (this cluster's part of {clusters})" if clusters > 1 else ""
+
+
+def without_ledger(before: KVLinkStatus, why: str, *, generation: int, now: datetime) -> KVLinkStatus:
+    """The status of a link with a budget of which nobody knows what is left."""
+    finding = Finding(
+        ConditionType.CONGESTED,
+        ConditionStatus.TRUE,
+        Reason.BUDGET_UNKNOWN,
+        f"{why}. Until then what is spent counts as all of it: prompts stay local.",
+    )
+    others = [each for each in before.conditions if each.type != finding.type]
+    conditions = set_conditions(before.conditions, [finding], generation=generation, now=now)
+    told = next(each for each in conditions if each.type == finding.type)
+    return before.model_copy(update={"observed_generation": generation, "conditions": (*others, told)})
 
 
 def _healthy(spec: KVLinkSpec, before: Sequence[Condition], measured: LinkMeasured) -> Finding:

@@ -32,7 +32,15 @@ def plan_route(route: ObservedRoute, now: datetime) -> RoutePlan:
     accepted = routes.accept(route, spec, policy)
     resolved = routes.resolve(route, spec)
     compatible = routes.kv_compatible(route, spec, pairs)
-    ready = routes.ready(policy, accepted, resolved, compatible, pairs, _regions_elsewhere(route, spec))
+    ready = routes.ready(
+        policy,
+        accepted,
+        resolved,
+        compatible,
+        pairs,
+        _regions_elsewhere(route, spec),
+        routes.ClosedLinks(route.geography.region, route.closed_links),
+    )
     findings = (ready, *_summary(ready, accepted, resolved, compatible), accepted, resolved, compatible)
     status = PrefillRouteStatus(
         observed_generation=route.generation,

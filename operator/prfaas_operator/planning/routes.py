@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from prfaas.api.conditions import ConditionType, Finding, Reason
@@ -181,12 +181,16 @@ def _pair(key: PoolKey, decode: RoutedPool | None, prefill: RoutedPool | None) -
             prefill_pool=key.name,
             compatible=ConditionStatus.FALSE,
             reason=str(Reason.FINGERPRINT_MISMATCH),
+            prefill_engines=prefill.ready_pods,
+            decode_engines=decode.ready_pods,
         )
     return PairStatus(
         prefill_pool=key.name,
         compatible=ConditionStatus.TRUE,
         ready_prefill=sum(prefill.fingerprints[each] for each in common),
         ready_decode=sum(decode.fingerprints[each] for each in common),
+        prefill_engines=prefill.ready_pods,
+        decode_engines=decode.ready_pods,
     )
 
 
@@ -235,6 +239,22 @@ def _difference(decode: RoutedPool, prefill: RoutedPool) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedLinks:
+    """Links into a region over which nothing new may come: why, by the other end."""
+
+    destination: str = ""
+    by_source: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self, regions: Iterable[str]) -> str:
+        """Which of the links from these regions, why, and what helps."""
+        named = [f"{each}-{self.destination} ({self.by_source[each]})" for each in regions]
+        return f"nothing more may come over KVLink {', '.join(named)}, whose condition Congested says more"
+
+
+NO_CLOSED_LINKS = ClosedLinks()
+
+
 def ready(
     policy: Policy,
     accepted: Finding,
@@ -242,12 +262,14 @@ def ready(
     compatible: Finding,
     pairs: tuple[PairStatus, ...],
     elsewhere: tuple[str, ...] = (),
+    links: ClosedLinks = NO_CLOSED_LINKS,
 ) -> Finding:
     """Ready of a route: what it asks for can be done now.
 
     Args:
         elsewhere: other regions that may prefill for it. Whether they do now, the gateways know: no trouble
             of a region makes a route of another one unready.
+        links: those that are closed here; what could only come over them stays local.
     """
     type_ = ConditionType.READY
     for finding in (accepted, resolved):
@@ -261,7 +283,12 @@ def ready(
     if policy.local_only is not None:
         until = f"{policy.local_only.until:%Y-%m-%dT%H:%M:%SZ}"
         return Finding(type_, ConditionStatus.TRUE, Reason.LOCAL_ONLY, f"All prefill is local until {until}.")
+    closed = tuple(each for each in elsewhere if each in links.by_source)
+    elsewhere = tuple(each for each in elsewhere if each not in links.by_source)
     if not elsewhere and not any(pair.ready_prefill and pair.ready_decode for pair in pairs):
+        if closed:
+            text = f"All prefill is local: {links.text(closed)}."
+            return Finding(type_, ConditionStatus.FALSE, Reason(links.by_source[closed[0]]), text)
         mismatch = compatible.reason is Reason.FINGERPRINT_MISMATCH
         why = compatible.message if mismatch else "No pair of ready engines: all prefill is local."
         reason = Reason.FINGERPRINT_MISMATCH if mismatch else Reason.NO_READY_PAIR
@@ -273,6 +300,8 @@ def ready(
         return Finding(type_, ConditionStatus.TRUE, Reason.OBSERVING, text)
     limit = f"prompts of more than {policy.threshold_tokens} uncached tokens"
     where = f", in {', '.join(elsewhere)} too" if elsewhere else ""
+    if closed:
+        where += f"; {links.text(closed)}"
     if policy.mode is RouteMode.CANARY:
         text = f"{policy.canary_percent} % of the {limit} are prefilled remotely{where}."
         return Finding(type_, ConditionStatus.TRUE, Reason.CANARY, text)

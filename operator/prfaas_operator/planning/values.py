@@ -362,6 +362,7 @@ class ObservedRoute:
         decode_pool_taken_by: another route that names the same decode pool and is older (then by name), or
             None.
         measured: what gateways have counted, and the plan of its threshold.
+        closed_links: why no new KV may come from a region, by region.
     """
 
     key: RouteKey
@@ -378,6 +379,7 @@ class ObservedRoute:
     decode_pool_taken_by: RouteKey | None = None
     geography: Geography = NOWHERE
     measured: RouteMeasured = NOTHING_MEASURED
+    closed_links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

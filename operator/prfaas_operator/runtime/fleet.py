@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from prfaas.api import keys
 from prfaas.api.keys import PoolKind
-from prfaas.api.snapshot import Snapshot
+from prfaas.api.snapshot import LinkTarget, Snapshot
 from prfaas.api.v1alpha1 import ConditionStatus, PrefillRouteSpec
 from prfaas.kube import errors
 from prfaas.kube.api import KubeApi
@@ -65,6 +65,7 @@ class Fleet:
 
     Args:
         authority_known: called when the region's authority was made or read for the first time.
+        links: what gateways are told of links; None while what they were told before holds.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Fleet:
         region: str,
         authority_known: Callable[[], None],
         rotation_settle: timedelta = SETTLE,
+        links: Callable[[], tuple[LinkTarget, ...] | None] = lambda: None,
     ) -> None:
         self._api = api
         self._store = store
@@ -97,6 +99,7 @@ class Fleet:
             settle=rotation_settle,
         )
         self._trouble = ""
+        self._links = links
         self._told: dict[PoolKey, tuple[str, int]] = {}
 
     def has_told(self, pool: PoolKey, uid: str, generation: int) -> bool:
@@ -311,7 +314,13 @@ class Fleet:
         )
         snapshot = self._planner.snapshot(pools, routes, now, self._observer.geography)
         # Asked each time: somebody may have deleted it, and a gateway that starts then has no other.
-        if await self._stored_policy() == snapshot.revision:
+        stored = await self._stored_policy()
+        links = self._links()
+        if links is None:
+            # An operator that has just started knows of no budget; a closed link must not open for that.
+            links = stored.links if stored is not None else ()
+        snapshot = snapshot.with_links(links)
+        if stored is not None and stored.computed_revision() == snapshot.revision:
             return
         body: Object = {
             "metadata": {
@@ -324,12 +333,12 @@ class Fleet:
         await self._api.apply(CONFIG_MAPS, body, field_manager=keys.MANAGER_CHILDREN, force=True)
         logger.info("gateways are told: snapshot %s, %d models", snapshot.revision[:12], len(snapshot.models))
 
-    async def _stored_policy(self) -> str:
+    async def _stored_policy(self) -> Snapshot | None:
         try:
             body = await self._api.get(CONFIG_MAPS, self._namespace, keys.GATEWAY_POLICY_CONFIG_MAP)
-            return Snapshot.from_json(body["data"][keys.GATEWAY_POLICY_KEY]).computed_revision()
+            return Snapshot.from_json(body["data"][keys.GATEWAY_POLICY_KEY])
         except (errors.NotFound, KeyError, TypeError, ValueError):
-            return ""
+            return None
 
 
 def _ends(authority: Authority) -> bool:

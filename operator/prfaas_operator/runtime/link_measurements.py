@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
+from prfaas.api.conditions import ConditionType, Reason
 from prfaas.api.v1alpha1 import KVLink
 from prfaas.autoscaling import LinkObservation
 from prfaas.kube import errors
@@ -17,6 +18,7 @@ from prfaas_operator.planning.autoscale.observe import link_observation
 
 logger = logging.getLogger(__name__)
 
+_SPENT = frozenset({Reason.BUDGET_SPENT, Reason.BUDGET_UNKNOWN})
 LIST_EVERY_SECONDS = 10.0
 
 
@@ -75,6 +77,10 @@ def observed(link: KVLink) -> LinkObservation:
         price_per_gibibyte=spec.price_per_gibibyte,
         conditions={each.type: str(each.status) for each in status.conditions},
         age_seconds=0.0,
+        budget_spent=any(
+            each.type == ConditionType.CONGESTED and each.status == "True" and each.reason in _SPENT
+            for each in status.conditions
+        ),
     )
 
 

@@ -70,6 +70,7 @@ class Observer:
         issuer: who signs instead of it.
         measured_of: what gateways have counted of a route; set by who asks them.
         verdicts: what the autoscaler says, by pool.
+        closed_links: why no KV may come from a region, by region; set by who counts it.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Observer:
         self.issuer = issuer
         self.measured_of: Callable[[RouteKey], RouteMeasured] = lambda _: NOTHING_MEASURED
         self.verdicts: Mapping[PoolKey, ScalingVerdict] = {}
+        self.closed_links: Callable[[], Mapping[str, str]] = dict
         self._own = Geography(region, region) if cluster is None else Geography(cluster, region)
         self._geography: tuple[tuple[tuple[str, str], ...], Geography] = ((), self._own)
 
@@ -276,6 +278,7 @@ class Observer:
             decode_pool_taken_by=self._taken_by(fact),
             geography=self.geography,
             measured=self.measured_of(key),
+            closed_links=self.closed_links(),
         )
 
     def profile_points(self, pool: Fact[CustomValue]) -> ProfilePoints:

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from prfaas.api import keys
+from prfaas.api.snapshot import LinkTarget
 from prfaas.kube import errors
 from prfaas.kube.client import KubeClient
 from prfaas.kube.resources import CONFIG_MAPS, KV_LINKS
@@ -93,6 +94,7 @@ async def ledger(client: KubeClient, namespace: str) -> dict[str, Any]:
 async def test_what_comes_in_is_told_and_counted_over_a_restart(kubeconfig: Path, namespace: str) -> None:
     now = 1000.0
     region = namespace
+    told: list[str] = []
     async with (
         client_of(kubeconfig) as client,
         link(client, region, capacityBitsPerSecond=10**9, budgetBytesPerMonth=5000 * MEGABYTE) as name,
@@ -108,6 +110,7 @@ async def test_what_comes_in_is_told_and_counted_over_a_restart(kubeconfig: Path
                 pods=sidecars.pods,
                 clock=lambda: now,
                 port=sidecars.port,
+                changed=lambda: told.append("open" if not links.closed() else "spent"),
             )
 
         async def conditions() -> dict[str, str]:
@@ -133,11 +136,16 @@ async def test_what_comes_in_is_told_and_counted_over_a_restart(kubeconfig: Path
         assert stored["utilisationPercent"] == 40
         assert stored["spentBytes"] == 3100 * MEGABYTE
         assert links.budgets[0].left_bytes == 1900 * MEGABYTE
+        assert links.targets == (LinkTarget(source="us", capacity_bits_per_second=10**9),)
+        assert links.closed() == {}
 
         # The operator is away while 1 GB comes, and one pod does not answer at first.
         sidecars.received = {"127.0.0.1": sidecars.received["127.0.0.1"] + 1000 * MEGABYTE}
         before = {"127.0.0.2": 1500 * MEGABYTE}
         links = operator()
+        # Nothing is said of links before they were looked at: what gateways were told before holds.
+        assert links.targets is None
+        told.clear()
         await links.round(session)
         assert (await ledger(client, namespace))["spent_bytes"] == 4100 * MEGABYTE
         sidecars.received |= {"127.0.0.2": before["127.0.0.2"] + 1000 * MEGABYTE}
@@ -147,6 +155,8 @@ async def test_what_comes_in_is_told_and_counted_over_a_restart(kubeconfig: Path
         assert (counted["spent_bytes"], counted["unknown_bytes"]) == (5100 * MEGABYTE, 0)
         assert (await conditions())["Congested"] == "BudgetSpent"
         assert links.budgets[0].is_spent
+        assert links.closed() == {"us": "BudgetSpent"}
+        assert told == ["open", "spent"]
 
 
 async def test_a_ledger_that_cannot_be_read_is_not_written_over(kubeconfig: Path, namespace: str) -> None:
@@ -164,6 +174,56 @@ async def test_a_ledger_that_cannot_be_read_is_not_written_over(kubeconfig: Path
         with pytest.raises(ValueError, match="restore it, or delete it"):
             await links.round(session)
         assert (await client.get(CONFIG_MAPS, namespace, keys.EGRESS_CONFIG_MAP))["data"] == body["data"]
+
+
+async def test_a_budget_of_which_nobody_knows_what_is_left_counts_as_spent(
+    kubeconfig: Path, namespace: str
+) -> None:
+    async with (
+        client_of(kubeconfig) as client,
+        link(client, namespace, budgetBytesPerMonth=1) as name,
+        aiohttp.ClientSession() as session,
+    ):
+        body = {
+            "metadata": {"namespace": namespace, "name": keys.EGRESS_CONFIG_MAP},
+            "data": {"ledger.json": "precious"},
+        }
+        await client.create(CONFIG_MAPS, body)
+        links = Links(client, namespace=namespace, region=namespace, pods=lambda: (), clock=lambda: 0.0)
+        with pytest.raises(ValueError, match="restore it, or delete it"):
+            await links.round(session)
+        assert links.closed() == {"us": "BudgetUnknown"}
+        (told,) = (await client.get(KV_LINKS, None, name))["status"]["conditions"]
+        assert (told["type"], told["status"], told["reason"]) == ("Congested", "True", "BudgetUnknown")
+        assert "delete it to count anew" in told["message"]
+        await client.delete(CONFIG_MAPS, namespace, keys.EGRESS_CONFIG_MAP)
+        await links.round(session)
+        assert links.closed() == {}
+
+
+async def test_clusters_of_a_region_share_its_budget(kubeconfig: Path, namespace: str) -> None:
+    async with (
+        client_of(kubeconfig) as client,
+        link(client, namespace, budgetBytesPerMonth=100 * MEGABYTE) as name,
+        serving(Sidecars()) as sidecars,
+        aiohttp.ClientSession() as session,
+    ):
+        sidecars.received = {"127.0.0.1": 60 * MEGABYTE}
+        links = Links(
+            client,
+            namespace=namespace,
+            region=namespace,
+            pods=sidecars.pods,
+            clock=lambda: 0.0,
+            port=sidecars.port,
+            clusters=lambda: 2,
+        )
+        await links.round(session)
+        assert links.closed() == {"us": "BudgetSpent"}
+        stored = (await client.get(KV_LINKS, None, name))["status"]["conditions"]
+        (told,) = [each for each in stored if each["type"] == "Congested"]
+        assert told["reason"] == "BudgetSpent"
+        assert f"{50 * MEGABYTE} bytes (this cluster's part of 2)" in told["message"]
 
 
 async def test_links_that_end_elsewhere_are_left_alone(kubeconfig: Path, namespace: str) -> None:

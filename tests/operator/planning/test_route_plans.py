@@ -10,6 +10,7 @@ import pytest
 
 from prfaas.api.v1alpha1 import PrefillRouteSpec, PrefillRouteStatus
 from prfaas_operator.planning.actions import Plan
+from prfaas_operator.planning.geography import Geography, RegionFact
 from prfaas_operator.planning.route import plan_route
 from prfaas_operator.planning.routes import AUTO_THRESHOLD_TOKENS, Claim, first_claims
 from prfaas_operator.planning.snapshot import SnapshotPool, SnapshotRoute, pool_for_snapshot, snapshot
@@ -91,6 +92,51 @@ def test_pools_whose_kv_differs_are_both_named_with_the_field() -> None:
     assert found["Ready"][:2] == ("False", "FingerprintMismatch")
     assert found["Stalled"][:2] == ("True", "FingerprintMismatch")
     assert [event.reason for event in plan.events] == ["FingerprintMismatch"]
+
+
+def test_a_pair_that_does_not_fit_counts_the_engines_that_are_ready() -> None:
+    plan = plan_route(route(None, routed(CHAT, {F: 2}), routed(LONG, {G: 3})), NOW)
+    assert plan.status is not None
+    [pair] = plan.status.pairs
+    assert (pair.prefill_engines, pair.decode_engines) == (3, 2)
+    assert (pair.ready_prefill, pair.ready_decode) == (0, 0)
+
+
+EVERYWHERE = Geography(
+    "eu",
+    "eu",
+    {
+        "eu": RegionFact("eu", ("eu",)),
+        "us": RegionFact("us", ("us",), "gw.us:7410", "PEM"),
+        "asia": RegionFact("asia", ("asia",), "gw.asia:7410", "PEM"),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("others", "closed", "status", "reason", "words"),
+    [
+        (("us",), {}, "True", "Enforcing", "in us too"),
+        (
+            ("us",),
+            {"us": "BudgetSpent"},
+            "False",
+            "BudgetSpent",
+            "All prefill is local: nothing more",
+        ),
+        (("us",), {"us": "BudgetUnknown"}, "False", "BudgetUnknown", "us-eu (BudgetUnknown)"),
+        (("asia", "us"), {"us": "BudgetSpent"}, "True", "Enforcing", "in asia too; nothing more may come"),
+        (("us",), {"asia": "BudgetSpent"}, "True", "Enforcing", "in us too"),
+    ],
+)
+def test_a_link_whose_budget_is_spent_is_no_way_for_a_route(
+    others: tuple[str, ...], closed: dict[str, str], status: str, reason: str, words: str
+) -> None:
+    far = routed(LONG, {}, here=False, others=others)
+    seen = route(None, routed(CHAT, {F: 1}), far, geography=EVERYWHERE, closed_links=closed)
+    found = conditions(plan_route(seen, NOW))["Ready"]
+    assert found[:2] == (status, reason)
+    assert words in found[2]
 
 
 def test_a_rollout_with_one_common_fingerprint_is_compatible() -> None:

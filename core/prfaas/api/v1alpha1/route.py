@@ -165,6 +165,12 @@ class PairStatus(ApiModel):
     reason: str | None = Field(default=None, max_length=256, description="Why not, as one CamelCase word.")
     ready_prefill: int = Field(default=0, ge=0, description="Ready prefill engines that can serve this pair.")
     ready_decode: int = Field(default=0, ge=0, description="Ready decode engines that can serve this pair.")
+    prefill_engines: int | None = Field(
+        default=None, ge=0, description="Ready prefill engines of this cluster, whether they fit or not."
+    )
+    decode_engines: int | None = Field(
+        default=None, ge=0, description="Ready decode engines of this cluster, whether they fit or not."
+    )
 
 
 class RoutePlanStatus(ApiModel):

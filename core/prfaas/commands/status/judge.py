@@ -145,6 +145,8 @@ def route_view(route: Object, now: datetime) -> RouteView:
                 reason=pair.reason,
                 ready_prefill=pair.ready_prefill,
                 ready_decode=pair.ready_decode,
+                prefill_engines=pair.prefill_engines,
+                decode_engines=pair.decode_engines,
             )
             for pair in status.pairs
         ),

@@ -159,7 +159,9 @@ def _pair(pair: PairView) -> str:
     if pair.compatible == "True":
         return f"with ppool/{pair.prefill_pool}: {engines}"
     if pair.compatible == "False":
-        return f"with ppool/{pair.prefill_pool}: not compatible ({pair.reason or 'not known why'}), {engines}"
+        engines = f"{pair.prefill_engines or 0} prefill and {pair.decode_engines or 0} decode ready"
+        fit = "" if pair.prefill_engines is None else f": {engines}, and none fit together"
+        return f"with ppool/{pair.prefill_pool}: not compatible ({pair.reason or 'not known why'}){fit}"
     # Engines of one side alone are not counted: the numbers are of those that fit together.
     unknown = pair.reason in (None, Reason.FINGERPRINT_UNKNOWN)
     return f"with ppool/{pair.prefill_pool}: {'no pair of ready engines yet' if unknown else pair.reason}"

@@ -59,6 +59,8 @@ class PairView(ApiModel):
     compatible: str
     reason: str | None = None
     ready_prefill: int = 0
+    prefill_engines: int | None = None
+    decode_engines: int | None = None
     ready_decode: int = 0
 
 

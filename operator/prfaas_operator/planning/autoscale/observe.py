@@ -209,6 +209,7 @@ def link_observation(
     price_per_gibibyte: float | None,
     conditions: Mapping[str, str],
     age_seconds: float,
+    budget_spent: bool = False,
 ) -> LinkObservation:
     """A KVLink's spec and status. Its goodput is of busy time: what the path can carry, where nothing else
     says so.
@@ -216,6 +217,8 @@ def link_observation(
     state = LinkState.UNKNOWN
     if conditions.get("Down") == "True":
         state = LinkState.DOWN
+    elif budget_spent:
+        state = LinkState.SPENT
     elif conditions.get("Congested") == "True":
         state = LinkState.CONGESTED
     elif conditions.get("Healthy") in {"True", "Unknown"} or conditions.get("Congested") == "False":

@@ -68,6 +68,7 @@ class Federation:
         rotation: Callable[[], str],
         user_agent: str,
         clock: Callable[[], float],
+        links_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._api = api
@@ -117,7 +118,13 @@ class Federation:
             clock=clock,
         )
         self.links = Links(
-            api, namespace=namespace, region=self.region, pods=partial(_decode_pods, store), clock=clock
+            api,
+            namespace=namespace,
+            region=self.region,
+            pods=partial(_decode_pods, store),
+            clock=clock,
+            clusters=self._own_clusters,
+            changed=links_changed,
         )
         self._register(metrics)
 
@@ -244,6 +251,11 @@ class Federation:
 
     def _gateways_told(self) -> None:
         self.status.wake()
+
+    def _own_clusters(self) -> int:
+        """How many clusters the own region has, by its Region."""
+        own = self.regions.objects.get(region_key(self.region))
+        return 1 if own is None else len(own.clusters)
 
     def _hub_changed(self) -> None:
         self.status.wake()

@@ -15,7 +15,9 @@ import aiohttp
 from pydantic import ValidationError
 
 from prfaas.api import keys
-from prfaas.api.v1alpha1 import KVLink
+from prfaas.api.conditions import Reason
+from prfaas.api.snapshot import LinkTarget
+from prfaas.api.v1alpha1 import KVLink, KVLinkStatus
 from prfaas.kube import errors
 from prfaas.kube.api import KubeApi
 from prfaas.kube.resources import CONFIG_MAPS, KV_LINKS, Object
@@ -26,9 +28,16 @@ from prfaas_operator.federation.egress import (
     advance,
     budget,
     from_json,
+    share_of,
     to_json,
 )
-from prfaas_operator.federation.links import WINDOW_SECONDS, LinkMeasured, is_to_be_written, status
+from prfaas_operator.federation.links import (
+    WINDOW_SECONDS,
+    LinkMeasured,
+    is_to_be_written,
+    status,
+    without_ledger,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +148,11 @@ class Links:
         pods: of decode pools that may have a sidecar: uid and address.
         clock: seconds, monotonic.
         port: of the sidecars' health listeners.
+        clusters: of the own region, which share budgets.
+        changed: called when links or what closes them are others than before.
+
+    Attributes:
+        targets: what gateways are told of them; None before the first round: what was told before holds.
     """
 
     def __init__(
@@ -150,6 +164,8 @@ class Links:
         pods: Callable[[], Iterable[tuple[str, str]]],
         clock: Callable[[], float],
         port: int = HEALTH_PORT,
+        clusters: Callable[[], int] = lambda: 1,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._api, self._namespace, self._region = api, namespace, region
         self._pods, self._clock, self._port = pods, clock, port
@@ -158,7 +174,9 @@ class Links:
         self._ledger_text = ""
         self._ledger_written_at = float("-inf")
         self._written_at: dict[str, float] = {}
+        self._clusters, self._changed = clusters, changed
         self.budgets: tuple[BudgetFact, ...] = ()
+        self.targets: tuple[LinkTarget, ...] | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -184,14 +202,24 @@ class Links:
             if link is not None and link.spec.destination.region == self._region
         ]
         if not links:
+            self._tell(())
             return
         if self._ledgers is None:
-            self._ledgers = await self._stored_ledgers()
+            try:
+                self._ledgers = await self._stored_ledgers()
+            except ValueError as error:
+                await self._close_unknown(links, str(error))
+                raise
         told, silent = await self._ask_all(session)
         now, at = self._api.server_now(), self._clock()
         for link in links:
             self._count(link.spec.source.region, told, silent, now, at)
         self.budgets = tuple(self._budget(link) for link in links)
+        spent = {each.source for each in self.budgets if each.is_spent}
+        self._tell(
+            _target(link, str(Reason.BUDGET_SPENT) if link.spec.source.region in spent else None)
+            for link in links
+        )
         await self._write_ledger(at)
         for link in links:
             await self._write_status(link, now, at)
@@ -199,7 +227,31 @@ class Links:
     def _budget(self, link: KVLink) -> BudgetFact:
         spec, source = link.spec, link.spec.source.region
         assert self._ledgers is not None  # noqa: S101 - a round reads them first
-        return budget(source, self._region, self._ledgers[source], spec.budget_bytes_per_month)
+        share = share_of(spec.budget_bytes_per_month, self._clusters())
+        return budget(source, self._region, self._ledgers[source], share)
+
+    def closed(self) -> Mapping[str, str]:
+        """Why no new KV may come from a region, by region."""
+        return {each.source: each.closed for each in self.targets or () if each.closed is not None}
+
+    def _tell(self, targets: Iterable[LinkTarget]) -> None:
+        found = tuple(sorted(targets, key=lambda each: each.source))
+        if found != self.targets:
+            self.targets = found
+            self._changed()
+
+    async def _close_unknown(self, links: list[KVLink], why: str) -> None:
+        """Nobody knows what is spent: that counts as all of it."""
+        has_budget = [link for link in links if link.spec.budget_bytes_per_month is not None]
+        names = {link.metadata.name for link in has_budget}
+        self._tell(
+            _target(link, str(Reason.BUDGET_UNKNOWN) if link.metadata.name in names else None)
+            for link in links
+        )
+        for link in has_budget:
+            now = self._api.server_now()
+            generation = link.metadata.generation or 0
+            await self._write(link, without_ledger(link.status, why, generation=generation, now=now))
 
     def _count(
         self, source: str, told: Mapping[str, SidecarLinks], silent: frozenset[str], now: datetime, at: float
@@ -284,7 +336,7 @@ class Links:
         self._ledger_text, self._ledger_written_at = text, at
 
     async def _write_status(self, link: KVLink, now: datetime, at: float) -> None:
-        name, source = link.metadata.name, link.spec.source.region
+        source = link.spec.source.region
         assert self._ledgers is not None  # noqa: S101 - a round reads them first
         wanted = status(
             link.spec,
@@ -293,7 +345,12 @@ class Links:
             self._ledgers[source],
             generation=link.metadata.generation or 0,
             now=now,
+            clusters=self._clusters(),
         )
+        await self._write(link, wanted)
+
+    async def _write(self, link: KVLink, wanted: KVLinkStatus) -> None:
+        name, at = link.metadata.name, self._clock()
         written = self._written_at.get(name)
         ago = None if written is None else at - written
         if not is_to_be_written(link.status, wanted, written_seconds_ago=ago):
@@ -329,6 +386,14 @@ def read_links(body: bytes) -> SidecarLinks:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a link cannot be read: {error!r}") from error
     return SidecarLinks(str(answer.get("links_epoch") or ""), sources)
+
+
+def _target(link: KVLink, closed: str | None) -> LinkTarget:
+    return LinkTarget(
+        source=link.spec.source.region,
+        capacity_bits_per_second=link.spec.capacity_bits_per_second,
+        closed=closed,
+    )
 
 
 def _number(value: object) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from yarl import URL
@@ -20,6 +20,7 @@ from prfaas_gateway.decode_leg import Answer, DecodeError
 from prfaas_gateway.fleet import Decoder, Prefiller
 from prfaas_gateway.intake import Intake
 from prfaas_gateway.ladder import Step
+from prfaas_gateway.prefix_index import PromptBlocks
 from prfaas_gateway.prompt import PreparedPrompt
 from prfaas_gateway.services import Services
 from prfaas_gateway.streams import Account
@@ -200,7 +201,7 @@ class Attempt:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if self._prefill in done and not decode.done():
                     await self._prefill_ended(verdict)
-            return self._begun(decode.result(), intake.block_hashes)
+            return self._begun(decode.result(), intake.blocks)
         except BaseException:
             decode.cancel()
             decode.add_done_callback(_discard)
@@ -274,7 +275,7 @@ class Attempt:
         if had_it_to_itself:
             seconds = self._services.clock() - started
             self._services.scheduler.paces.observe(prefiller.kind, transfer.uncached_tokens, seconds)
-        prefiller.index.add(prompt.block_hashes)
+        prefiller.index.add(prompt.blocks)
         return None
 
     def _count_leg(self, prefiller: Prefiller, code: str) -> None:
@@ -311,12 +312,12 @@ class Attempt:
         # engine computes already, and a new attempt would throw that away.
         return None if record.ended and record.units_landed == 0 else record.units_landed
 
-    def _begun(self, answer: Answer, block_hashes: Sequence[int]) -> Answer:
+    def _begun(self, answer: Answer, blocks: PromptBlocks) -> Answer:
         if answer.status >= 400:
             self.abandon()
             return answer
         self.decoder.engine.succeeded(self._services.clock())
-        self.decoder.index.add(block_hashes)
+        self.decoder.index.add(blocks)
         if self._prefill is not None and not self._prefill.done():
             self._services.supervisor.start(self._finish_prefill(self._prefill), "finish prefill leg")
         return answer

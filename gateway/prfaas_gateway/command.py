@@ -20,6 +20,7 @@ from aiohttp import web
 from prfaas import __version__
 from prfaas_gateway import access_log
 from prfaas_gateway.app import client_runner, health_app
+from prfaas_gateway.blocks_feed import follow_forever
 from prfaas_gateway.config import Cluster, Config, ConfigError, load, split_address
 from prfaas_gateway.control import ControlClient
 from prfaas_gateway.decode_leg import DecodeClient
@@ -117,6 +118,9 @@ async def run(
         asyncio.create_task(probe_forever(services), name="probes"),
         asyncio.create_task(_tick_forever(services), name="scheduler"),
     ]
+    if services.control is not None:
+        feeding = follow_forever(services, services.control)
+        tasks.append(asyncio.create_task(feeding, name="held blocks"))
     peers = services.peers
     if config.cluster is not None:
         tasks.append(asyncio.create_task(await _followed(services, config.cluster), name="cluster"))

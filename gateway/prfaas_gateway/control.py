@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import aiohttp
 from yarl import URL
 
+from prfaas.held_blocks import MAX_ANSWER_BYTES, Cursor, HeldBlocks, read_held_blocks
 from prfaas_gateway.engine_report import EngineReport, ModelFile, read_report
 from prfaas_gateway.sockets import socket_to_peer
 from prfaas_gateway.streams import TooMuchError, read_all
@@ -23,6 +24,8 @@ from prfaas_gateway.tls import Credentials
 _MAX_ANSWER_BYTES = 1 << 20
 _FILE_PIECE_BYTES = 1 << 20
 _CONNECT_ANEW = 401
+_BLOCKS_SECONDS = 15.0
+"""Beyond the wait: a sidecar that tells many gateways makes them wait for their turn."""
 _PROBE_ID = "0" * 32
 _CODES = frozenset(
     {
@@ -255,6 +258,32 @@ class ControlClient:
         if size != file.size_bytes or digest.hexdigest() != file.sha256:
             raise ControlError("ChecksumMismatch", retryable=True, blames_peer=True)
 
+    async def held_blocks(
+        self, target: ControlTarget, cursor: Cursor | None, wait_seconds: float
+    ) -> HeldBlocks | None:
+        """What the engine holds, or what changed after the cursor: as soon as there is something, at the
+        latest after ``wait_seconds``. None: this sidecar, or its engine, does not tell.
+
+        Raises:
+            ControlError: the sidecar did not answer sensibly.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=wait_seconds + _BLOCKS_SECONDS, sock_connect=self._connect_seconds
+        )
+        asked = {"wait": f"{wait_seconds:.0f}"}
+        if cursor is not None:
+            asked |= {"epoch": cursor.epoch, "version": str(cursor.version)}
+        async with self._call("GET", target, "/v1/held-blocks", params=asked, timeout=timeout) as response:
+            if response.status == 404:
+                return None
+            if response.status != 200:
+                raise await _refusal(response)
+            answer = await _read(response, MAX_ANSWER_BYTES)
+        try:
+            return read_held_blocks(answer)
+        except ValueError as error:
+            raise ControlError("ProtocolError", retryable=False, blames_peer=True) from error
+
     async def probe(self, target: ControlTarget) -> None:
         """See that the sidecar answers and accepts this gateway. Asks for a transfer that cannot exist.
 
@@ -354,9 +383,9 @@ def _broken(code: str, far: bool) -> ControlError:
     return ControlError(code, retryable=True, blames_peer=not far, blames_way=far)
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(response: aiohttp.ClientResponse, most: int = _MAX_ANSWER_BYTES) -> bytes:
     try:
-        return await read_all(response.content, _MAX_ANSWER_BYTES)
+        return await read_all(response.content, most)
     except TooMuchError as error:
         raise ControlError("ProtocolError", retryable=True, blames_peer=True) from error
 

@@ -13,7 +13,7 @@ from prfaas_gateway.access_log import AccessRecord
 from prfaas_gateway.body import Body, read_body, too_large
 from prfaas_gateway.classify import Endpoint, Kind, classify
 from prfaas_gateway.errors import GatewayError, bad_request, unavailable
-from prfaas_gateway.prefix_index import Matches, Scope
+from prfaas_gateway.prefix_index import NO_BLOCKS, Matches, PromptBlocks, Scope
 from prfaas_gateway.prompt import Prepared, PreparedPrompt, PromptMaker, ShortPrompt, Unrenderable
 from prfaas_gateway.services import ModelRuntime, Services
 from prfaas_gateway.streams import Account, TooMuchError, read_all
@@ -60,9 +60,9 @@ class Intake:
         return len(self.body.raw) // _BYTES_PER_TOKEN
 
     @property
-    def block_hashes(self) -> tuple[int, ...]:
+    def blocks(self) -> PromptBlocks:
         """Of the prompt, if its tokens are known."""
-        return self.prompt.block_hashes if self.prompt else ()
+        return self.prompt.blocks if self.prompt else NO_BLOCKS
 
 
 async def take_in(
@@ -94,7 +94,7 @@ async def take_in(
             prepared = await _prepare(services, request, kind, body, model.name, model.maker, record)
         if isinstance(prepared, Unrenderable):
             stays_local = Reason.RENDERING
-    hashes = prepared.block_hashes if isinstance(prepared, PreparedPrompt) else ()
+    blocks = prepared.blocks if isinstance(prepared, PreparedPrompt) else NO_BLOCKS
     config = services.config
     intake = Intake(
         kind,
@@ -102,7 +102,7 @@ async def take_in(
         model,
         prepared,
         stays_local,
-        Matches(hashes),
+        Matches(blocks),
         _header(request, config.tenant_header),
         services.scheduler.slo_class(_header(request, config.slo.header)),
     )

@@ -15,7 +15,7 @@ from prfaas.prompt_digest import prompt_digest
 from prfaas_gateway.chat_messages import RenderError
 from prfaas_gateway.chat_template import ChatTemplate
 from prfaas_gateway.classify import Endpoint, Kind
-from prfaas_gateway.prefix_index import Scope, block_hashes
+from prfaas_gateway.prefix_index import PromptBlocks, Scope, prompt_blocks
 from prfaas_gateway.tokenizer import Tokenizer, UntokenisableError
 
 _IDS = TypeAdapter(list[int])
@@ -41,13 +41,13 @@ class PreparedPrompt:
         tokens: its length.
         ids_json: the ids as a JSON array.
         digest: the prompt digest of docs/contracts.md.
-        block_hashes: one per whole block, for the prefix indexes.
+        blocks: their names, for the prefix indexes.
     """
 
     tokens: int
     ids_json: bytes
     digest: str
-    block_hashes: tuple[int, ...]
+    blocks: PromptBlocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,5 +133,5 @@ class PromptMaker:
             tokens=len(ids),
             ids_json=_IDS.dump_json(ids.tolist()),
             digest=prompt_digest(ids, kind.cache_salt),
-            block_hashes=block_hashes(ids, self._block_tokens, scope),
+            blocks=prompt_blocks(ids, self._block_tokens, scope),
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from prfaas.capacity import Curve
-from prfaas.scheduling import BlockIndex, CompiledCurve, Link, Producer, SloClass
+from prfaas.scheduling import CompiledCurve, Link, Producer, SloClass
 from prfaas_gateway.config import AssumedPool, Config
 from prfaas_gateway.fleet import SLOT_OF_NOBODY, Decoder, Prefiller, RoutePolicy
 from prfaas_gateway.observing import Observations
 from prfaas_gateway.paces import LinkBook, PaceBook, queue_seconds
+from prfaas_gateway.prefix_index import PrefixTable
 from prfaas_gateway.shadow import ShadowFleet
 from prfaas_gateway.waiting_room import WaitingRoom
 
@@ -25,7 +26,9 @@ class Scheduler:
 
     def __init__(self, config: Config, clock: Callable[[], float]) -> None:
         limits = config.limits
-        self.blocks = BlockIndex(limits.all_prefix_index_blocks)
+        self.blocks = PrefixTable(
+            limits.all_prefix_index_blocks, has_tenants=config.tenant_header is not None
+        )
         self.paces = PaceBook()
         self.links = LinkBook(config.region)
         self.observations = Observations()

@@ -172,6 +172,7 @@ def _decoder(decoder: Decoder, now: float) -> dict[str, Any]:
         "engine_healthy": decoder.engine.healthy(now),
         "sidecar_healthy": decoder.can_receive(now),
         "in_flight": decoder.in_flight,
+        "index": {"blocks": len(decoder.index), "from": decoder.index.tells},
         "fingerprint": decoder.fingerprint,
         "tokenizer_agrees": dict(decoder.tokenizer_agrees),
     }
@@ -188,5 +189,6 @@ def _prefiller(prefiller: Prefiller, now: float) -> dict[str, Any]:
         "region": prefiller.region,
         "in_flight_tokens": prefiller.in_flight_tokens,
         "load_tokens": prefiller.load_tokens,
+        "index": {"blocks": len(prefiller.index), "from": prefiller.index.tells},
         "fingerprint": prefiller.fingerprint,
     }

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.scheduling import BlockIndex, DecodeSide, Rule, Work, schedule
+from prfaas.scheduling import DecodeSide, Rule, Work, schedule
 from prfaas_gateway.config import DecodeEngine, Health, PrefillEngine
 from prfaas_gateway.fleet import Decoder, Member, Prefiller, healthy_prefillers, pick_decoder
 from prfaas_gateway.health import FailureScore
 from prfaas_gateway.ladder import Bounds, Progress, Step, after_decode_failure, after_prefill_failure
-from prfaas_gateway.prefix_index import Matches, PrefixIndex
+from prfaas_gateway.prefix_index import Matches, PrefixIndex, PrefixTable, PromptBlocks
 
 BOUNDS = Bounds(remote_attempts=2, decode_attempts=2, retry_within_seconds=10)
 FRESH = Progress(remote_attempts=1, decode_attempts=1, age_seconds=0.5)
@@ -101,11 +101,14 @@ def test_a_success_forgives_half() -> None:
     assert score.succeeded(0, 10).value(0, 10) == 1
 
 
+BLOCKS = PromptBlocks(tuple(range(10)))
+
+
 def decoder(name: str, matched: int = 0, in_flight: int = 0, **fields: object) -> Decoder:
     """A decode engine that holds the first ``matched`` of the blocks 0, 1, 2, …"""
     config = DecodeEngine.model_validate({"name": name, "url": "http://192.0.2.1", **fields})
     made = Decoder(config, Member(HEALTH), Member(HEALTH), PrefixIndex(100), in_flight=in_flight)
-    made.index.add(range(matched))
+    made.index.add(PromptBlocks(BLOCKS.sent[:matched]))
     return made
 
 
@@ -113,7 +116,7 @@ def prefiller(
     name: str,
     matched: int = 0,
     in_flight_tokens: int = 0,
-    table: BlockIndex | None = None,
+    table: PrefixTable | None = None,
     **fields: object,
 ) -> Prefiller:
     """A prefill engine likewise."""
@@ -127,7 +130,7 @@ def prefiller(
         }
     )
     made = Prefiller(config, Member(HEALTH), PrefixIndex(100, table), in_flight_tokens=in_flight_tokens)
-    made.index.add(range(matched))
+    made.index.add(PromptBlocks(BLOCKS.sent[:matched]))
     return made
 
 
@@ -135,9 +138,6 @@ def unhealthy(member: Member) -> None:
     """Let it fail until it is not asked any more."""
     for _ in range(5):
         member.failed(0)
-
-
-BLOCKS = tuple(range(10))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def choose(engines: list[Prefiller], now: float = 0) -> str | None:
     ids=["idlest", "prefix", "prefix-with-a-longer-queue", "full", "a-single-long-prompt", "none"],
 )
 def test_which_prefill_engine(engines: list[tuple[str, int, int, int]], expected: str | None) -> None:
-    table = BlockIndex(1000)
+    table = PrefixTable(1000)
     made = []
     for name, matched, in_flight_tokens, *most in engines:
         fields = {"max_in_flight_tokens": most[0]} if most else {}

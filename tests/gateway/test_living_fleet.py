@@ -24,7 +24,7 @@ from prfaas_gateway.config import Config
 from prfaas_gateway.fleet import Decoder, Pick, compatible_prefillers, healthy_prefillers, pick_decoder
 from prfaas_gateway.intake import Intake
 from prfaas_gateway.placement import place
-from prfaas_gateway.prefix_index import Matches
+from prfaas_gateway.prefix_index import Matches, PromptBlocks
 from prfaas_gateway.prompt import ShortPrompt
 from prfaas_gateway.services import ModelRuntime, Services
 from prfaas_gateway.standing import observe
@@ -118,7 +118,7 @@ async def test_whatever_name_the_api_takes_for_a_model_is_served(services: Servi
     pools = pools_of(snapshot(model=model))
     pods = [pod("a"), pod("b", "long", "PrefillPool", ip="2001:db8::1")]
     apply(services, desired_fleet(pools, pods, {"uid-a": report(), "uid-b": report()}))
-    assert pick_decoder(services.fleet.decoders, model, Matches(()), now=0) is not None
+    assert pick_decoder(services.fleet.decoders, model, Matches(), now=0) is not None
     assert healthy_prefillers(services.fleet.prefillers, model, 0)
     assert services.fleet.prefillers[0].target.url.host == "2001:db8::1"
 
@@ -126,11 +126,11 @@ async def test_whatever_name_the_api_takes_for_a_model_is_served(services: Servi
 async def test_a_member_that_stays_keeps_its_counters_index_and_requests(services: Services) -> None:
     apply(services, desired_fleet(POOLS, [pod("a")], {}))
     decoder = only_decoder(services)
-    decoder.index.add([1, 2, 3])
+    decoder.index.add(PromptBlocks((1, 2, 3)))
     with decoder.request():
         apply(services, desired_fleet(POOLS, [pod("a", ready=False)], {}))
         assert only_decoder(services) is decoder
-        assert pick_decoder(services.fleet.decoders, "chat", Matches(()), now=0) is None
+        assert pick_decoder(services.fleet.decoders, "chat", Matches(), now=0) is None
         apply(services, desired_fleet(POOLS, [pod("a")], {}))
         assert only_decoder(services).in_flight == 1
         assert len(decoder.index) == 3
@@ -144,7 +144,7 @@ async def test_an_engine_that_lost_its_cache_is_not_believed_to_have_one(
 ) -> None:
     apply(services, desired_fleet(POOLS, [pod("a")], {}))
     decoder = only_decoder(services)
-    decoder.index.add([1])
+    decoder.index.add(PromptBlocks((1,)))
     decoder.tokenizer_agrees["chat"] = False
     apply(services, desired_fleet(POOLS, [pod("a", **change)], {}))
     assert only_decoder(services) is decoder
@@ -305,7 +305,7 @@ async def test_a_prompt_that_was_short_when_it_came_is_short_under_a_new_route_t
     model = ModelRuntime("chat", (), 16, 4096, None, threshold_tokens=4000)
     nothing: Any = None
     # Not tokenised, since it could not be longer than the threshold that held then.
-    intake = Intake(nothing, nothing, model, ShortPrompt(3000), None, Matches(()), "", SloClass("standard"))
+    intake = Intake(nothing, nothing, model, ShortPrompt(3000), None, Matches(), "", SloClass("standard"))
     placement = place(services, intake, Pick(only_decoder(services), 0), frozenset(), "id")
     services.control = None
     assert (placement.decision.route, placement.prefiller) == (Route.LOCAL, None)

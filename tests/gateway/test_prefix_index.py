@@ -7,8 +7,14 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.scheduling import BlockIndex
-from prfaas_gateway.prefix_index import Matches, PrefixIndex, Scope, block_hashes
+from prfaas_gateway.prefix_index import (
+    Matches,
+    PrefixIndex,
+    PrefixTable,
+    PromptBlocks,
+    Scope,
+    prompt_blocks,
+)
 
 BLOCK = 2
 SCOPE = Scope("m")
@@ -17,7 +23,7 @@ PROMPTS = st.lists(st.integers(0, 2), max_size=16)
 
 def hashes(ids: list[int], scope: Scope = SCOPE, block: int = BLOCK) -> tuple[int, ...]:
     """Block hashes of a prompt."""
-    return block_hashes(array("I", ids), block, scope)
+    return prompt_blocks(array("I", ids), block, scope).sent
 
 
 @given(ids=st.lists(st.integers(0, 2**32 - 1), max_size=60), block=st.integers(1, 9))
@@ -45,32 +51,29 @@ def test_scopes_share_nothing(one: tuple[str, ...], other: tuple[str, ...]) -> N
 
 
 def test_engines_of_one_table_know_their_own() -> None:
-    table = BlockIndex(1000)
+    table = PrefixTable(1000)
     one, other = PrefixIndex(100, table), PrefixIndex(100, table)
-    prompt = hashes([1, 2, 3, 4, 5, 6])
+    prompt = prompt_blocks(array("I", [1, 2, 3, 4, 5, 6]), BLOCK, SCOPE)
     one.add(prompt)
-    other.add(prompt[:1])
+    other.add(PromptBlocks(prompt.sent[:1], prompt.told[:1]))
     matches = Matches(prompt)
     assert (matches.of(one), matches.of(other)) == (3, 1)
     assert (len(one), len(other)) == (3, 1)
-    one.discard(prompt[2:])
-    assert one.matched_blocks(prompt) == 2
     other.forget()
-    assert Matches(prompt).by_slot(table) == {one.slot: 2}
+    assert Matches(prompt).by_slot(table) == {one.slot: 3}
 
 
 def test_an_engine_that_is_gone_takes_its_part_along() -> None:
-    table = BlockIndex(1000)
+    table = PrefixTable(1000)
     gone = PrefixIndex(100, table)
-    prompt = hashes([1, 2, 3, 4])
+    prompt = prompt_blocks(array("I", [1, 2, 3, 4]), BLOCK, SCOPE)
     gone.add(prompt)
     gone.close()
     gone.add(prompt)
-    gone.discard(prompt)
     gone.forget()
     assert Matches(prompt).by_slot(table) == {}
     assert len(gone) == 0
 
 
 def test_nothing_matches_no_prompt() -> None:
-    assert Matches(()).of(PrefixIndex(10)) == 0
+    assert Matches().of(PrefixIndex(10)) == 0

@@ -45,6 +45,7 @@ ELSEWHERE = {
     ("patch", "events"): "an event that repeats for minutes",
     ("patch", "pods"): "the drain of a pod that is ready",
     ("delete", "deployments"): "an old revision",
+    ("get", "deployments"): "one that is there and was not seen, which is a fault",
     ("delete", "poddisruptionbudgets"): "a pool that is scaled to one",
     ("patch", "secrets"): "a certificate that is renewed",
 }

@@ -32,8 +32,8 @@ class RefusingApi:
             raise errors.Invalid("spec.template: no", status=422, reason="Invalid")
         return self._write(resource, body, dry_run=dry_run)
 
-    async def list(self, *_: Any, **__: Any) -> list[Object]:
-        return []
+    async def get(self, resource: Resource, namespace: str, name: str, **_: Any) -> Object:
+        raise errors.NotFound(f"{resource.kind} {namespace}/{name}", status=404)
 
     async def scale(self, resource: Resource, _: str, name: str, replicas: int, **__: Any) -> Object:
         self.written.append(f"{resource.kind} {name} to {replicas}")

@@ -88,7 +88,7 @@ ACCESS: Final = (
         "owner references that block deletion, where the cluster's admission asks for this",
     ),
     Access(
-        _OPERATOR, _WATCHED, "apps", ("deployments",), (*_FOLLOW, "create", "patch", "delete"),
+        _OPERATOR, _WATCHED, "apps", ("deployments",), (*_READ, "create", "patch", "delete"),
         "one Deployment per revision of a pool",
     ),
     Access(
@@ -112,7 +112,7 @@ ACCESS: Final = (
         "whether what a pod template names exists, and can be shared by several pods",
     ),
     Access(
-        _OPERATOR, _WATCHED, "policy", ("poddisruptionbudgets",), (*_FOLLOW, "create", "patch", "delete"),
+        _OPERATOR, _WATCHED, "policy", ("poddisruptionbudgets",), (*_READ, "create", "patch", "delete"),
         "one budget per pool of several instances, unless the user has one",
     ),
     Access(

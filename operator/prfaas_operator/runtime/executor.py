@@ -140,23 +140,26 @@ class Executor:
         """
         about = manifest["metadata"]
         namespace, name, labels = about["namespace"], about["name"], about.get("labels") or {}
-        for body in await self._api.list(resource, namespace, field_selector=f"metadata.name={name}"):
-            if not _controller(body) or _controller(body) != _controller(manifest):
-                raise errors.AlreadyExists(
-                    f"{resource.kind} {namespace}/{name} is there and is not known to belong to the pool; "
-                    "delete or rename it",
-                    status=409,
-                )
-            stored = body["metadata"].get("labels") or {}
-            if any(stored.get(key) != value for key, value in labels.items()):
-                logger.warning("%s %s/%s: its labels are put back", resource, namespace, name)
-                version = body["metadata"]["resourceVersion"]
-                patch: Object = {"metadata": {"resourceVersion": version, "labels": labels}}
-                body = await self._api.patch(
-                    resource, namespace, name, patch, field_manager=keys.MANAGER_CHILDREN
-                )
-            self._learn(body)
-            raise errors.Conflict(f"{resource} {namespace}/{name} is there and was not seen yet", status=409)
+        try:
+            body = await self._api.get(resource, namespace, name)
+        except errors.NotFound:
+            return
+        if not _controller(body) or _controller(body) != _controller(manifest):
+            raise errors.AlreadyExists(
+                f"{resource.kind} {namespace}/{name} is there and is not known to belong to the pool; "
+                "delete or rename it",
+                status=409,
+            )
+        stored = body["metadata"].get("labels") or {}
+        if any(stored.get(key) != value for key, value in labels.items()):
+            logger.warning("%s %s/%s: its labels are put back", resource, namespace, name)
+            version = body["metadata"]["resourceVersion"]
+            patch: Object = {"metadata": {"resourceVersion": version, "labels": labels}}
+            body = await self._api.patch(
+                resource, namespace, name, patch, field_manager=keys.MANAGER_CHILDREN
+            )
+        self._learn(body)
+        raise errors.Conflict(f"{resource} {namespace}/{name} is there and was not seen yet", status=409)
 
     async def _carry_out(self, namespace: str, action: Action, owned: str) -> None:
         match action:

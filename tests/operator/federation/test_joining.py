@@ -20,6 +20,7 @@ from prfaas.kube.resources import (
     PREFILL_POOLS,
     REGIONS,
     SECRETS,
+    SERVICE_ACCOUNTS,
 )
 from tests.helpers import eventually_async
 from tests.operator.federation.federation_world import (
@@ -44,6 +45,46 @@ async def bundle(world: Federation, at: Any, name: str) -> str:
 async def authority(at: Any) -> str:
     body = await at.admin.get(SECRETS, OWN, keys.CA_SECRET)
     return base64.b64decode(body["data"]["ca.crt"]).decode()
+
+
+async def test_without_a_hub_only_regions_are_exchanged(
+    hub_server: Any, member_server: Any, tmp_path: Path
+) -> None:
+    async with federation(hub_server, member_server, tmp_path, joined=False) as world:
+        eu, us = world.hub, world.member
+        other = ("--hub-kubeconfig", str(eu.kubeconfig), "--hub-namespace", OWN, "--no-hub")
+        async with operator(us):
+            for each in (eu, us):
+                await each.await_there(CONFIG_MAPS, OWN, keys.GATEWAY_POLICY_CONFIG_MAP)
+            await world.works("init", "--peer", "gw.eu.example.org:7410", of=eu)
+            await world.works("init", "--peer", "gw.us.example.org:7410")
+            accounts = {each["metadata"]["name"] for each in await eu.admin.list(SERVICE_ACCOUNTS, OWN)}
+            printed = await world.works("join", *other, "--print")
+            assert "ClusterRole" not in printed
+            assert not await eu.is_there(REGIONS, None, "us")
+            told = await world.works("join", *other)
+            assert "hub" not in told.lower().replace("--hub", "").replace("--no-hub", "")
+            for at in (eu, us):
+                for name, of in (("eu", eu), ("us", us)):
+                    assert await bundle(world, at, name) == await authority(of)
+                    body = await at.admin.get(REGIONS, None, name)
+                    # They are the user's, as Git would bring them: no mirror may take them away.
+                    assert keys.LABEL_MIRRORED not in (body["metadata"].get("labels") or {})
+                    await at.await_condition(name, "TrustBundleValid", "True", "BundleValid")
+            # Nobody gets an account, a token or a Lease of the other.
+            now = {each["metadata"]["name"] for each in await eu.admin.list(SERVICE_ACCOUNTS, OWN)}
+            assert now == accounts
+            assert not await us.is_there(SECRETS, OWN, keys.HUB_KUBECONFIG_SECRET)
+            assert not await eu.is_there(LEASES, OWN, keys.cluster_lease("us"))
+            # What is wanted in one is not brought to the other.
+            await eu.admin.create(PREFILL_POOLS, placed_pool("long", "us"))
+            # Again: what was given since is taken over, the rest stays.
+            await world.works("init", "--label", "provider=metal")
+            await world.works("join", *other)
+            assert (await eu.admin.get(REGIONS, None, "us"))["spec"]["labels"] == {"provider": "metal"}
+            summary = json.loads(await world.works("join", *other, "-o", "json"))
+            assert (summary["with"]["region"], summary.get("tokenEndsAt")) == ("eu", None)
+            assert not await us.is_there(PREFILL_POOLS, SERVING, "long")
 
 
 async def test_two_clusters_join_and_a_member_may_do_what_it_needs_and_nothing_else(

@@ -11,6 +11,7 @@ import json
 import re
 import struct
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ MAX_HASHES = 1 << 19
 MAX_HEAD_BYTES = 4096
 MAX_ANSWER_BYTES = 4 + MAX_HEAD_BYTES + 8 * MAX_HASHES
 _LENGTH = struct.Struct("<I")
+WAIT_SECONDS_MAX = 30.0
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _EPOCH = re.compile(r"[0-9a-f]{16}")
 _MOST_VERSION = 1 << 62
 
@@ -41,6 +44,29 @@ class Cursor:
         """Raises ValueError."""
         if not _EPOCH.fullmatch(self.epoch) or not 0 <= self.version < _MOST_VERSION:
             raise ValueError("an epoch is 16 hexadecimal digits, a version a number from 0 on")
+
+
+def question(cursor: Cursor | None, wait_seconds: float) -> dict[str, str]:
+    """The query of a call."""
+    asked = {"wait": f"{wait_seconds:.0f}"}
+    return asked if cursor is None else asked | {"epoch": cursor.epoch, "version": str(cursor.version)}
+
+
+def read_question(query: Mapping[str, str]) -> tuple[Cursor | None, float]:
+    """Cursor and seconds to wait, within `WAIT_SECONDS_MAX`, of a call's query.
+
+    Raises:
+        ValueError: it makes no sense; the text names what.
+    """
+    numbers = {}
+    for name in ("wait", "version"):
+        text = query.get(name)
+        if text is not None and not _NUMBER.fullmatch(text):
+            raise ValueError(f"{name} is a number")
+        numbers[name] = None if text is None else int(text)
+    epoch, version = query.get("epoch"), numbers["version"]
+    cursor = None if epoch is None or version is None else Cursor(epoch, version)
+    return cursor, min(WAIT_SECONDS_MAX, float(numbers["wait"] or 0))
 
 
 @dataclass(frozen=True, slots=True)

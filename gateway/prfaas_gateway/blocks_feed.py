@@ -105,9 +105,8 @@ def _named_alike(engine: Engine, news: HeldBlocks, block_sizes: set[int]) -> boo
 
 
 def _asked(engine: Engine) -> bool:
-    target = engine.target
-    # Pods of other regions are asked by their own gateways.
-    return target is not None and target.region is None and engine.open
+    # Those of other regions through the gateways there.
+    return engine.target is not None and engine.open
 
 
 def _report(engine: Engine, ended: asyncio.Task[None] | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import aiohttp
 from yarl import URL
 
-from prfaas.held_blocks import MAX_ANSWER_BYTES, Cursor, HeldBlocks, read_held_blocks
+from prfaas.held_blocks import MAX_ANSWER_BYTES, Cursor, HeldBlocks, question, read_held_blocks
 from prfaas_gateway.engine_report import EngineReport, ModelFile, read_report
 from prfaas_gateway.sockets import socket_to_peer
 from prfaas_gateway.streams import TooMuchError, read_all
@@ -270,9 +270,7 @@ class ControlClient:
         timeout = aiohttp.ClientTimeout(
             total=wait_seconds + _BLOCKS_SECONDS, sock_connect=self._connect_seconds
         )
-        asked = {"wait": f"{wait_seconds:.0f}"}
-        if cursor is not None:
-            asked |= {"epoch": cursor.epoch, "version": str(cursor.version)}
+        asked = question(cursor, wait_seconds)
         async with self._call("GET", target, "/v1/held-blocks", params=asked, timeout=timeout) as response:
             if response.status == 404:
                 return None

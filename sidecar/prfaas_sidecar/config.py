@@ -206,7 +206,7 @@ class KvEventsSection(_Section):
     enabled: bool = True
     """Whether to listen where the engine publishes (`--kv-events-config`)."""
     max_blocks: Annotated[int, Field(ge=64, le=MAX_HASHES)] = 200_000
-    """Remembered; some 170 bytes each. Of an engine that holds more, the oldest are forgotten."""
+    """Remembered; some 240 bytes each. Of an engine that holds more, the oldest are forgotten."""
     bytes_per_second: Annotated[SizeBytes, Field(ge=64 << 10)] = 4 << 20
     """What gateways are told of them, in all."""
     readers: Annotated[int, Field(ge=1, le=4096)] = 64

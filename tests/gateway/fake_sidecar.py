@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from prfaas.held_blocks import HeldBlocks, read_question
 from prfaas_bench.fake_engine import Asked
 from prfaas_demo.certificates import Authority
 
@@ -50,6 +51,8 @@ class FakeSidecar:
     refuse_control: bool = False
     url: str = ""
     report: dict[str, Any] | None = None
+    held_blocks: HeldBlocks | None = None
+    """What it tells of the engine's cache; nothing ever changes. None: it is of an earlier version."""
     files: dict[str, bytes] = field(default_factory=dict)
     files_given: asyncio.Event | None = None
     """Set when files may be given; None means at once."""
@@ -75,6 +78,7 @@ class FakeSidecar:
         app.router.add_post("/v1/transfers/{id}/{verb}", self._verb)
         app.router.add_get("/v1/transfers/{id}", self._transfer)
         app.router.add_get("/v1/engine", self._engine)
+        app.router.add_get("/v1/held-blocks", self._held_blocks)
         app.router.add_get("/v1/model-files/{name}", self._model_file)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
@@ -84,6 +88,14 @@ class FakeSidecar:
             yield self
         finally:
             await runner.cleanup()
+
+    async def _held_blocks(self, request: web.Request) -> web.Response:
+        if self.held_blocks is None:
+            raise web.HTTPNotFound
+        cursor, wait_seconds = read_question(request.query)
+        if cursor == self.held_blocks.cursor:
+            await asyncio.sleep(wait_seconds)
+        return web.Response(body=self.held_blocks.encode(), content_type="application/octet-stream")
 
     async def wait_for_prefill(self, count: int = 1) -> Asked:
         """The ``count``-th prefill leg, as soon as it has arrived."""

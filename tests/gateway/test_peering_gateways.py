@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from pathlib import Path
 
 from prfaas.api.snapshot import LinkTarget
+from prfaas.held_blocks import Cursor, HeldBlocks
 from prfaas_bench.fake_engine import Script
+from prfaas_gateway.blocks_feed import follow
 from prfaas_gateway.cluster.membership import PEER_PORT
 from prfaas_gateway.paces import LinkReport
+from prfaas_gateway.prefix_index import PromptBlocks
 from tests.gateway.fake_sidecar import PrefillScript, transfer_id_of
 from tests.gateway.peering_world import (
     RegionWorld,
@@ -42,6 +46,26 @@ async def test_a_request_is_prefilled_in_the_other_region(tmp_path: Path) -> Non
         }
         await eventually_async(lambda: us.counted("passed_legs_total", region="eu", code="OK") >= 1)
         await eventually_async(lambda: eu.counted("peer_legs_total", region="us", code="OK") >= 1)
+
+
+async def test_what_engines_of_another_region_hold_is_known_here(tmp_path: Path) -> None:
+    """A gateway of an earlier version there passes nothing on, and then what was sent counts."""
+    told = HeldBlocks(Cursor("0" * 16, 3), True, True, 16, array("Q", [1, 2, 3]), array("Q"))
+    async with two_regions(tmp_path) as (eu, us, _):
+        us.pods["long-0"].sidecar.held_blocks = told
+        await eventually_async(lambda: eu.prefiller("us/llm/long-0") is not None)
+        engine = eu.prefiller("us/llm/long-0")
+        assert engine is not None
+        assert eu.services.control is not None
+        feed = asyncio.create_task(follow(eu.services.control, engine, lambda: {16}))
+        try:
+            await eventually_async(lambda: engine.index.tells == "Told")
+            assert engine.index.matched_blocks(PromptBlocks((7, 8, 9), (1, 2, 9))) == 2
+            us.pods["long-0"].sidecar.held_blocks = None
+            assert await eu.services.control.held_blocks(engine.target, None, 0) is None
+        finally:
+            feed.cancel()
+            await asyncio.gather(feed, return_exceptions=True)
 
 
 async def test_a_region_is_shown_hop_by_hop(tmp_path: Path) -> None:

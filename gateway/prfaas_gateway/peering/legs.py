@@ -1,7 +1,8 @@
 """Calls of other regions' gateways for a pod of this cluster, passed on to its sidecar.
 
-The caller's region may reach pods of the pools that are offered to it, and of those nothing but legs and
-transfers. Errors keep the sidecar's codes; `via: gateway` says that they came this way.
+The caller's region may reach pods of the pools that are offered to it, and of those nothing but legs,
+transfers and what their engines hold. Errors keep the sidecar's codes; `via: gateway` says that they came
+this way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+from prfaas.held_blocks import read_question
 from prfaas_gateway.control import ControlClient, ControlError
 from prfaas_gateway.fleet import Prefiller
 from prfaas_gateway.metrics import Metrics
@@ -22,6 +24,8 @@ from prfaas_gateway.peering.offers import Offers
 from prfaas_gateway.streams import Budget, TooMuchError, read_all
 
 MAX_LEGS_PER_REGION = 512
+MAX_READERS_PER_REGION = 512
+"""Calls that wait for news of what engines hold: one for each pod and gateway of the region."""
 _BYTES_PER_TOKEN = 6
 """Of a prompt's ids in JSON: enough to tell how busy an engine is."""
 _PASSED_HEADERS = ("content-type", "x-request-id", "traceparent", "tracestate")
@@ -92,6 +96,7 @@ class Legs:
         self._call_seconds = call_seconds
         self._leg_seconds = leg_seconds
         self._running: Counter[str] = Counter()
+        self._readers: Counter[str] = Counter()
 
     def routes(self) -> list[web.RouteDef]:
         """Where they are."""
@@ -100,6 +105,7 @@ class Legs:
             web.post("/v1/legs/{uid}/prefill", self.prefill),
             web.post(transfer + "/{verb:fail|cancel}", self.tell),
             web.get(transfer, self.look),
+            web.get("/v1/legs/{uid}/held-blocks", self.held_blocks),
         ]
 
     async def prefill(self, request: web.Request) -> web.StreamResponse:
@@ -115,12 +121,31 @@ class Legs:
         """What is known of a transfer."""
         return await self._answer(request, f"transfers/{request.match_info['id']}", self._call_seconds)
 
+    async def held_blocks(self, request: web.Request) -> web.StreamResponse:
+        """What the pod's engine holds, as its sidecar tells."""
+        try:
+            region = self._caller(request)
+            engine = self._engine_of(request.match_info["uid"], region)
+            cursor, wait_seconds = read_question(request.query)
+            with self._counted(region, self._readers, MAX_READERS_PER_REGION):
+                news = await self._control.held_blocks(engine.target, cursor, wait_seconds)
+        except RefusalError as refusal:
+            return refusal.response()
+        except ValueError as error:
+            return RefusalError(400, "BadRequest", str(error), retryable=False).response()
+        except ControlError as error:
+            text = "the pod's sidecar did not tell what its engine holds"
+            return RefusalError(502, error.code, text, error.retryable).response()
+        if news is None:
+            return RefusalError(404, "NotSupported", "this engine does not tell", retryable=False).response()
+        return web.Response(body=news.encode(), content_type="application/octet-stream")
+
     async def _answer(self, request: web.Request, path: str, seconds: float) -> web.StreamResponse:
         region = "unknown"
         try:
             region = self._caller(request)
             engine = self._engine_of(request.match_info["uid"], region)
-            with self._counted(region):
+            with self._counted(region, self._running, MAX_LEGS_PER_REGION):
                 response = await self._ask(request, engine, path, seconds)
         except RefusalError as refusal:
             response = refusal.response()
@@ -163,15 +188,15 @@ class Legs:
         return web.Response(status=status, body=answer or None, content_type="application/json")
 
     @contextmanager
-    def _counted(self, region: str) -> Iterator[None]:
-        if self._running[region] >= MAX_LEGS_PER_REGION:
-            text = f"region {region} has {MAX_LEGS_PER_REGION} calls under way here; try another gateway"
+    def _counted(self, region: str, running: Counter[str], most: int) -> Iterator[None]:
+        if running[region] >= most:
+            text = f"region {region} has {most} calls under way here; try another gateway"
             raise RefusalError(503, "Overloaded", text, retryable=True)
-        self._running[region] += 1
+        running[region] += 1
         try:
             yield
         finally:
-            self._running[region] -= 1
+            running[region] -= 1
 
 
 def code_of(response: web.Response) -> str:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from aiohttp import web
 
-from prfaas.held_blocks import Cursor
+from prfaas.held_blocks import Cursor, read_question
 from prfaas_sidecar.config import KvEventsSection
 from prfaas_sidecar.kv_events.follower import Follower
 from prfaas_sidecar.kv_events.ledger import Ledger
 
-WAIT_SECONDS_MAX = 30.0
 GATHER_SECONDS = 0.1
 """What happens within that time after the first news goes out together."""
 PACE_SECONDS_MAX = 10.0
-_NUMBER = re.compile(r"\d{1,18}")
 
 
 class Pace:
@@ -79,8 +76,10 @@ class HeldBlocksApi:
         Raises:
             NoBlocksError: the engine does not tell, or too many ask.
         """
-        cursor = _cursor(request)
-        wait_seconds = min(WAIT_SECONDS_MAX, float(_number(request, "wait") or 0))
+        try:
+            cursor, wait_seconds = read_question(request.query)
+        except ValueError as error:
+            raise NoBlocksError(400, "BadRequest", str(error)) from error
         self._require_events()
         with self._counted():
             if wait_seconds and cursor is not None and cursor == self._ledger.cursor:
@@ -122,22 +121,3 @@ class HeldBlocksApi:
             yield
         finally:
             self._readers -= 1
-
-
-def _cursor(request: web.Request) -> Cursor | None:
-    epoch, version = request.query.get("epoch"), _number(request, "version")
-    if epoch is None or version is None:
-        return None
-    try:
-        return Cursor(epoch, version)
-    except ValueError as error:
-        raise NoBlocksError(400, "BadRequest", str(error)) from error
-
-
-def _number(request: web.Request, name: str) -> int | None:
-    text = request.query.get(name)
-    if text is None:
-        return None
-    if not _NUMBER.fullmatch(text):
-        raise NoBlocksError(400, "BadRequest", f"{name} is a number")
-    return int(text)

@@ -60,6 +60,19 @@ def engine_mounts(settings: Settings) -> list[dict[str, Any]]:
     return [{"name": names.RUN_VOLUME, "mountPath": names.RUN_PATH}, connector]
 
 
+def node_ports(pool: Pool) -> list[dict[str, Any]]:
+    """The node's port that leads to the sidecar's peer port, to add to the engine's container.
+
+    Ports of a node lead to the pod, whichever container names them. Kubelets open none that an init container
+    names, not even for one that goes on running, as the sidecar does.
+    """
+    number = host_port(pool)
+    if number is None:
+        return []
+    port = {"containerPort": names.PEER_PORT, "hostPort": number, "protocol": "TCP"}
+    return [{"name": names.NODE_PORT_NAME, **port}]
+
+
 def init_containers(
     pool: Pool, settings: Settings, config: str, pod: Mapping[str, Any], *, guaranteed: bool
 ) -> list[dict[str, Any]]:
@@ -122,7 +135,7 @@ def _sidecar(
         "args": ["--config-env", names.SIDECAR_CONFIG_VARIABLE],
         "env": [{"name": names.SIDECAR_CONFIG_VARIABLE, "value": config}],
         "ports": [
-            {"name": name, "containerPort": port, "protocol": "TCP", **_on_the_node(pool, port)}
+            {"name": name, "containerPort": port, "protocol": "TCP"}
             for name, port in names.SIDECAR_PORTS.items()
         ],
         "resources": dict(resources),
@@ -134,12 +147,6 @@ def _sidecar(
             {"name": names.PEERS_VOLUME, "mountPath": names.PEERS_PATH, "readOnly": True},
         ],
     }
-
-
-def _on_the_node(pool: Pool, port: int) -> dict[str, int]:
-    """The node's port that leads to it. Its clients are sidecars of other regions, which dial the node."""
-    number = host_port(pool)
-    return {} if number is None or port != names.PEER_PORT else {"hostPort": number}
 
 
 def _carrier(settings: Settings, pod: Mapping[str, Any], *, guaranteed: bool) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _engine(
     port = pool.spec.engine.port
     if not any(one.get("containerPort") == port and one.get("protocol", "TCP") == "TCP" for one in ports):
         ports = [*ports, {"name": names.ENGINE_PORT_NAME, "containerPort": port, "protocol": "TCP"}]
-    container["ports"] = ports
+    container["ports"] = [*ports, *containers.node_ports(pool)]
     container["volumeMounts"] = [
         *(container.get("volumeMounts") or []),
         *containers.engine_mounts(settings),

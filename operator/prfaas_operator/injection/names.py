@@ -33,6 +33,7 @@ SIDECAR_PORTS: Final = {
     "prfaas-health": HEALTH_PORT,
 }
 ENGINE_PORT_NAME: Final = "prfaas-engine"
+NODE_PORT_NAME: Final = "prfaas-kv"
 
 SIDECAR_CONFIG_VARIABLE: Final = "PRFAAS_SIDECAR_CONFIG"
 

@@ -14,7 +14,6 @@ from tests.operator.injection.pools import (
     injected,
     pool,
     refused,
-    sidecar_after,
     template,
 )
 
@@ -29,22 +28,32 @@ def host_port(number: int = 32001) -> dict[str, Any]:
 
 def ports(
     settings: Settings = FEDERATED, kind: str = "PrefillPool", **transport: Any
-) -> dict[str, int | None]:
+) -> dict[tuple[str, int], int]:
+    """Ports of the node by container and port there, of the containers for which kubelets open any."""
     made = pool(kind, transport=transport) if transport else pool(kind)
-    return {each["name"]: each.get("hostPort") for each in sidecar_after(made, settings)["ports"]}
+    spec = injected(made, settings)["spec"]
+    assert not [
+        port for each in spec["initContainers"] for port in each.get("ports", []) if "hostPort" in port
+    ]
+    return {
+        (each["name"], port["containerPort"]): port["hostPort"]
+        for each in spec["containers"]
+        for port in each.get("ports", [])
+        if "hostPort" in port
+    }
 
 
 def test_a_port_of_the_node_leads_to_the_peer_port_and_to_no_other() -> None:
-    assert ports(**host_port()) == {"prfaas-peer": 32001, "prfaas-control": None, "prfaas-health": None}
+    assert ports(**host_port()) == {("engine", 7400): 32001}
 
 
 @pytest.mark.parametrize("transport", [{}, {"reach": "PodIP"}, {"reach": "Passthrough"}])
 def test_other_reaches_open_no_port_of_the_node(transport: dict[str, Any]) -> None:
-    assert set(ports(**transport).values()) == {None}
+    assert ports(**transport) == {}
 
 
 def test_decode_pools_are_reached_by_nobody() -> None:
-    assert set(ports(kind="DecodePool", **host_port()).values()) == {None}
+    assert ports(kind="DecodePool", **host_port()) == {}
     injected(pool("DecodePool", transport={"reach": "Passthrough"}), SETTINGS)
 
 

@@ -36,12 +36,17 @@ class PoolTarget(_Part):
 
 
 class RemotePoolTarget(_Part):
-    """A prefill pool in another region; its gateways tell its pods. Its sidecars must show `identity`."""
+    """A prefill pool in another region; its gateways tell its pods. Its sidecars must show `identity`.
+
+    Attributes:
+        prefill_points: its profile's prefill times, in tokens and seconds; empty when nobody has measured.
+    """
 
     namespace: str
     name: str
     identity: str
     region: str
+    prefill_points: tuple[tuple[int, float], ...] = ()
 
 
 class RouteTarget(_Part):

@@ -152,7 +152,8 @@ def profiled(snapshot: Snapshot) -> dict[str, CompiledCurve]:
     found: dict[str, CompiledCurve] = {}
     for model in snapshot.models:
         for target in model.decode_pools:
-            for pool in (target, *(target.route.prefill_pools if target.route else ())):
+            there = target.route.remote_prefill_pools if target.route else ()
+            for pool in (target, *(target.route.prefill_pools if target.route else ()), *there):
                 curve = prefill_curve(pool.prefill_points)
                 if curve is not None:
                     found[pool.identity] = curve

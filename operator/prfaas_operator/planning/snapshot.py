@@ -172,6 +172,7 @@ def _route_target(
                     kind=key.kind,
                     name=key.name,
                 ),
+                prefill_points=pools[key].profile.prefill,
             )
             for key in prefill
             for region in where.others_of(pools[key].placement)

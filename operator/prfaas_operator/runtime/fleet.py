@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -296,7 +296,7 @@ class Fleet:
         }
         self._told = {key: (fact.uid, fact.value.generation) for key, fact in found.items()}
         pools = (
-            pool
+            replace(pool, profile=self._observer.profile_points(fact))
             for key, fact in found.items()
             if (pool := pool_for_snapshot(key, json.loads(fact.value.spec))) is not None
         )

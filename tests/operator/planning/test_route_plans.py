@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from prfaas.api.v1alpha1 import PrefillRouteSpec, PrefillRouteStatus
+from prfaas.api.v1alpha1 import PoolPlacement, PrefillRouteSpec, PrefillRouteStatus
 from prfaas_operator.planning.actions import Plan
 from prfaas_operator.planning.geography import Geography, RegionFact
+from prfaas_operator.planning.profiles import ProfilePoints
 from prfaas_operator.planning.route import plan_route
 from prfaas_operator.planning.routes import AUTO_THRESHOLD_TOKENS, Claim, first_claims
 from prfaas_operator.planning.snapshot import SnapshotPool, SnapshotRoute, pool_for_snapshot, snapshot
@@ -293,6 +294,20 @@ def test_a_snapshot_has_every_decode_pool_and_only_what_may_serve_it() -> None:
     assert [pool.name for pool in chat.route.prefill_pools] == ["long"]
     assert chat.identity == "spiffe://example.org/region/eu/ns/serving/pool/DecodePool/chat"
     assert seen.revision == seen.computed_revision()
+
+
+def test_gateways_are_told_what_was_measured_of_pools_here_and_elsewhere() -> None:
+    measured = ProfilePoints(((1000, 0.5), (8000, 4.0)), ((1000, 10_000),))
+    far = PoolPlacement.model_validate({"clusters": [{"name": "us"}]})
+    for placement in (None, far):
+        pools = [replace(POOLS[0], profile=measured), replace(POOLS[3], profile=measured, placement=placement)]
+        geography = EVERYWHERE if placement else Geography(EVERYWHERE.cluster, EVERYWHERE.region)
+        (model,) = snapshot(pools, ROUTES, SETTINGS, NOW, geography).models
+        (chat,) = model.decode_pools
+        assert (chat.prefill_points, chat.kv_points) == (measured.prefill, measured.kv)
+        assert chat.route is not None
+        (long,) = chat.route.remote_prefill_pools if placement else chat.route.prefill_pools
+        assert long.prefill_points == measured.prefill
 
 
 def test_a_snapshot_does_not_depend_on_order_or_time() -> None:

@@ -300,7 +300,10 @@ def test_gateways_are_told_what_was_measured_of_pools_here_and_elsewhere() -> No
     measured = ProfilePoints(((1000, 0.5), (8000, 4.0)), ((1000, 10_000),))
     far = PoolPlacement.model_validate({"clusters": [{"name": "us"}]})
     for placement in (None, far):
-        pools = [replace(POOLS[0], profile=measured), replace(POOLS[3], profile=measured, placement=placement)]
+        pools = [
+            replace(POOLS[0], profile=measured),
+            replace(POOLS[3], profile=measured, placement=placement),
+        ]
         geography = EVERYWHERE if placement else Geography(EVERYWHERE.cluster, EVERYWHERE.region)
         (model,) = snapshot(pools, ROUTES, SETTINGS, NOW, geography).models
         (chat,) = model.decode_pools

@@ -16,6 +16,9 @@ from prfaas_sidecar.protocol.session import ControlReceived, DataReceived, Event
 from prfaas_sidecar.records import Record
 from prfaas_sidecar.transfers.consumer import ConsumerTransfer
 
+# A handshake takes less.
+_STARVED_SECONDS = 1.0
+
 PROGRESS_SECONDS = 0.01
 
 
@@ -99,6 +102,7 @@ class Incoming:
         if self.over:
             return
         self.over = True
+        starved = self.link.seconds_without_stream(self) > _STARVED_SECONDS
         self._close_landings()
         if self._progress is not None:
             self._progress.cancel()
@@ -107,8 +111,9 @@ class Incoming:
         else:
             self.link.detach(self, lambda pull: bodies.Cancel(pull=pull, code=code))
         self._node.ended(self.record, code, message)
-        if code not in ("Cancelled", "PrefillFailed", "EngineGone"):
-            # Those say nothing about the way.
+        if starved or code not in ("Cancelled", "PrefillFailed", "EngineGone"):
+            # Those say nothing about the way, but of one that has no stream engines take leave before it is
+            # given up here.
             self._node.links.ended(self.link.target.identity.region, complete=code == COMPLETE)
         if tell_engine:
             self._report()

@@ -4,6 +4,8 @@ again."""
 from __future__ import annotations
 
 import contextlib
+import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from prfaas_connector.local_api.messages import Accepted
 from prfaas_connector.local_api.units import count
 from prfaas_demo.certificates import Authority
 from prfaas_sidecar.protocol import bodies
+from tests.helpers import eventually_async
 from tests.sidecar.fake_engine import DIGEST, FINGERPRINT, everything, lanes_of
 from tests.sidecar.harness import CONSUMER, PRODUCER, Pair, pair, transfer_id
 from tests.sidecar.wire import Proxy, proxy, stubborn_client
@@ -128,6 +131,31 @@ async def test_a_peer_that_is_not_there_is_unreachable(tmp_path: Path, authority
         name = transfer_id()
         await two.decode.consume(name, LANES, address, PRODUCER)
         assert (await two.decode.ended(name)).code == "PeerUnreachable"
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_what_is_given_up_for_want_of_a_stream_counts_against_the_link(
+    tmp_path: Path, authority: Authority, there: bool
+) -> None:
+    """Engines take leave long before a way is given up here, and of transfers that go well too."""
+    async with through_proxy(tmp_path, authority, link={**LINK, "connect_seconds": 60}) as (two, between):
+        name, address = transfer_id(), between.address
+        await two.prefill.produce(name, LANES, CONSUMER)
+        if there:
+            await two.decode.consume(name, LANES, address, PRODUCER)
+            await two.consumer.until("prfaas_sidecar_streams", lambda count: count > 0, side="consumer")
+        else:
+            await between.close()
+            await two.decode.consume(name, LANES, address, PRODUCER)
+            await two.consumer.until(
+                "prfaas_sidecar_transfers_running", lambda count: count == 1, side="consumer"
+            )
+            began = time.monotonic()
+            await eventually_async(lambda: time.monotonic() > began + 1.2, within_seconds=5)
+        two.decode.release(name)
+        await two.consumer.until("prfaas_sidecar_transfers_total", lambda count: count == 1, code="Cancelled")
+        (link,) = json.loads((await two.consumer.get("/status"))[1])["links"]
+        assert link["failed_transfers"] == (0 if there else 1)
 
 
 async def test_a_peer_that_takes_nothing_does_not_keep_the_memory(

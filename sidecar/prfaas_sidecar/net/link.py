@@ -163,6 +163,12 @@ class Link:
         """Number of a transfer's current pull, -1 before the first."""
         return self._numbers.get(transfer, -1)
 
+    def seconds_without_stream(self, transfer: Pulling) -> float:
+        """How long a transfer has been waiting for any stream; 0 while there is one."""
+        if any(stream.ready for stream in self.streams):
+            return 0.0
+        return self._clock() - max(transfer.attached_at, self._down_since)
+
     @property
     def idle(self) -> bool:
         """Whether no transfer uses it."""

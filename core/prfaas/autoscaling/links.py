@@ -79,9 +79,7 @@ def _judge(
     else:
         after = before
     usable = _usable(link, full=after.full)
-    how_full = "" if share is None else f" at {share:.0%}"
-    if link.capacity_bits_per_second is not None:
-        how_full += f" of {link.capacity_bits_per_second / 1e9:.3g} Gbit/s"
+    how_full = _how_full(link)
     if not after.full:
         return LinkVerdict(link, None, usable, share, f"link {link.name}{how_full} has room"), after
     if after.room_since is not None:
@@ -90,6 +88,14 @@ def _judge(
     else:
         why = f"link {link.name} is saturated{how_full}"
     return LinkVerdict(link, Limit.LINK_SATURATED, usable, share, why), after
+
+
+def _how_full(link: LinkObservation) -> str:
+    share = link.used_share
+    text = "" if share is None else f" at {share:.0%}"
+    if link.capacity_bits_per_second is not None:
+        text += f" of {link.capacity_bits_per_second / 1e9:.3g} Gbit/s"
+    return text
 
 
 def _usable(link: LinkObservation, *, full: bool) -> float | None:
@@ -108,12 +114,14 @@ class Reach:
         closed: verdicts on the links without room that it uses.
         tightest_share: of the fullest open link; 0 without one.
         room_bits_per_second: of the widest open path; infinite inside one region.
+        tightest: names the fullest open link, with how full it is; "" without one.
     """
 
     open_share: float
     closed: tuple[LinkVerdict, ...]
     tightest_share: float
     room_bits_per_second: float
+    tightest: str = ""
 
     @property
     def is_closed(self) -> bool:
@@ -131,7 +139,7 @@ def reach_of(
     Routes whose traffic is not known count alike. A path that no link is known for is closed: nothing says
     that it could carry anything.
     """
-    closed, open_weight, all_weight, tightest, room = [], 0.0, 0.0, 0.0, 0.0
+    closed, open_weight, all_weight, tightest, room, which = [], 0.0, 0.0, 0.0, 0.0, ""
     routes = [route for route in observation.routes if route.prefill_pool == pool.name]
     known = all(route.requests_per_second is not None for route in routes)
     total = sum(route.requests_per_second or 0.0 for route in routes)
@@ -147,10 +155,11 @@ def reach_of(
             closed.append(verdict)
             continue
         open_weight += weight
-        tightest = max(tightest, verdict.used_share or 0.0)
+        if (verdict.used_share or 0.0) > tightest:
+            tightest, which = verdict.used_share or 0.0, verdict.link.name + _how_full(verdict.link)
         room = max(room, verdict.room_bits_per_second)
     share = open_weight / all_weight if all_weight else 1.0
-    return Reach(share, tuple(closed), tightest, room)
+    return Reach(share, tuple(closed), tightest, room, which)
 
 
 def _no_link(source: str, target: str) -> LinkVerdict:

@@ -52,7 +52,7 @@ def behind_links(draft: Draft, settings: Settings) -> None:
             why_not = (
                 reach.closed[0].sentence
                 if reach.closed
-                else f"its link is at {reach.tightest_share:.0%} and would be saturated by more"
+                else f"link {reach.tightest} would be saturated by more"
             )
             draft.limited(Limit.LINK_SATURATED, why_not)
     draft.refused = draft.needed - draft.wanted

@@ -29,6 +29,7 @@ class Credentials:
         """
         self._tls = tls
         self._identities = frozenset(identities)
+        self._more = ""
         # Threads that refresh and threads that allow must not undo one another's work.
         self._changing = threading.Lock()
         self._seen: tuple[tuple[int, int], ...] = ()
@@ -39,19 +40,23 @@ class Credentials:
         """The context for an identity; None when it is none of those that this gateway speaks to."""
         return self._contexts.get(identity)
 
-    def allow(self, identities: Iterable[str]) -> None:
+    def allow(self, identities: Iterable[str], more_trust: str = "") -> None:
         """Speak to exactly these identities from now on. Not for an event loop.
+
+        Args:
+            more_trust: authorities (PEM) that are believed beside those of the file.
 
         Raises:
             OSError, ssl.SSLError: the files cannot be used at the moment; nothing has changed.
         """
         wanted = frozenset(identities)
         with self._changing:
+            kept = self._contexts if more_trust == self._more else {}
             contexts = {
-                identity: self._contexts.get(identity) or client_context(self._tls, identity)
+                identity: kept.get(identity) or client_context(self._tls, identity, more_trust)
                 for identity in wanted
             }
-            self._identities, self._contexts = wanted, contexts
+            self._identities, self._contexts, self._more = wanted, contexts, more_trust
 
     def refresh(self) -> bool:
         """Read the files again if they have changed; whether they had. Not for an event loop.
@@ -67,13 +72,15 @@ class Credentials:
         seen = tuple((state.st_mtime_ns, state.st_size) for state in states)
         if seen == self._seen:
             return False
-        self._contexts = {identity: client_context(self._tls, identity) for identity in self._identities}
+        self._contexts = {
+            identity: client_context(self._tls, identity, self._more) for identity in self._identities
+        }
         self._seen = seen
         return True
 
 
-def client_context(tls: Tls, identity: str) -> ssl.SSLContext:
-    """A TLS 1.3 client context that trusts the bundle only, and in it one SPIFFE identity.
+def client_context(tls: Tls, identity: str, more_trust: str = "") -> ssl.SSLContext:
+    """A TLS 1.3 client context that trusts bundle and `more_trust` (PEM) only, and there one SPIFFE identity.
 
     Host names are not compared: sidecars are dialled by changing pod addresses, and the identity says more.
 
@@ -86,6 +93,8 @@ def client_context(tls: Tls, identity: str) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(tls.certificate, tls.key)
     context.load_verify_locations(tls.trust_bundle)
+    if more_trust:
+        context.load_verify_locations(cadata=more_trust)
     context.sslobject_class = _only(identity)
     return context
 

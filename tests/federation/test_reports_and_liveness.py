@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -235,6 +236,15 @@ def view(age: float | None = 0.4, failing: HopName | None = None, code: str | No
 def test_reachable_by_hop(views: list[GatewayView], status: ConditionStatus, reason: Reason) -> None:
     finding = regions.reachable("us", "gw.us:7410", views, own_region="eu")
     assert (finding.status, finding.reason) == (status, reason)
+
+
+def test_several_clusters_behind_one_address_are_refused_with_the_remedy() -> None:
+    views = [replace(view(), cluster="us-a"), replace(view(), cluster="us-b")]
+    found = regions.reachable("us", "gw:7410", views, own_region="eu", clusters=("us-a", "us-b"))
+    assert (found.status, found.reason) == (ConditionStatus.FALSE, Reason.CLUSTERS_SHARE_ADDRESS)
+    assert "a Region of its own" in found.message
+    alone = regions.reachable("us", "gw:7410", views[:1], own_region="eu", clusters=("us-a",))
+    assert alone.status is ConditionStatus.TRUE
 
 
 def test_reachable_without_an_address_and_of_the_own_region() -> None:

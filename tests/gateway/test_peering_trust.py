@@ -179,6 +179,29 @@ async def test_bundles_follow_the_snapshot(tmp_path: Path) -> None:
         await eventually(new, 0)
 
 
+async def test_the_own_region_may_have_two_authorities_and_a_file_that_names_one(tmp_path: Path) -> None:
+    new = ca("new")
+    async with us_alone(tmp_path) as us:
+
+        async def status() -> int:
+            return (await dial(us, tmp_path, new, gateway_of("us"), "us.gateway.test"))[0]
+
+        assert await status() == 0
+        us.controller.take_snapshot(offering("us").with_links((), new.pem.decode()).to_json())
+
+        async def believed() -> bool:
+            # 403: who it is is believed; gateways of the own region have no business here.
+            return await status() != 0
+
+        await eventually_async(believed)
+        us.controller.take_snapshot(offering("us").to_json())
+
+        async def gone() -> bool:
+            return await status() == 0
+
+        await eventually_async(gone)
+
+
 async def test_a_broken_bundle_harms_its_own_region_only(tmp_path: Path) -> None:
     eu, asia = ca("eu"), ca("asia")
     async with us_alone(tmp_path, ("eu", eu), ("asia", asia)) as us:

@@ -199,6 +199,11 @@ _REACHABLE = {
     Reason.OWN_REGION: ("True", "It is this cluster's own region."),
     Reason.REACHED: ("True", "Gateways here hear its gateways."),
     Reason.NO_PEER_ADDRESS: ("False", "`peer.address` is absent, so nothing can be prefilled there."),
+    Reason.CLUSTERS_SHARE_ADDRESS: (
+        "False",
+        "The region has several clusters behind one `peer.address`, of which gateways here use one at a "
+        "time: give each cluster a Region of its own.",
+    ),
     Reason.NAME_NOT_RESOLVED: ("False", "The name in `peer.address` has no address here: look at the DNS."),
     Reason.CONNECTION_FAILED: (
         "False",

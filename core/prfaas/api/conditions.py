@@ -162,6 +162,7 @@ class Reason(StrEnum):
     OWN_REGION = "OwnRegion"
     REACHED = "Reached"
     NO_PEER_ADDRESS = "NoPeerAddress"
+    CLUSTERS_SHARE_ADDRESS = "ClustersShareAddress"
     NAME_NOT_RESOLVED = "NameNotResolved"
     CONNECTION_FAILED = "ConnectionFailed"
     TLS_FAILED = "TLSFailed"

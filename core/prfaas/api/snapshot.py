@@ -140,6 +140,8 @@ class Snapshot(_Part):
     regions: tuple[RegionTarget, ...] = ()
     own_pools: tuple[OwnPool, ...] = ()
     links: tuple[LinkTarget, ...] = ()
+    own_trust: str | None = None
+    """The own Region's bundle (PEM), trusted beside the gateways' own file; None: that file alone."""
 
     @classmethod
     def sealed(
@@ -165,9 +167,9 @@ class Snapshot(_Part):
         )
         return open_.model_copy(update={"revision": open_.computed_revision()})
 
-    def with_links(self, links: tuple[LinkTarget, ...]) -> Self:
-        """The same with these links, sealed anew."""
-        open_ = self.model_copy(update={"links": links})
+    def with_links(self, links: tuple[LinkTarget, ...], own_trust: str | None = None) -> Self:
+        """The same with these links and this bundle of the own region, sealed anew."""
+        open_ = self.model_copy(update={"links": links, "own_trust": own_trust})
         return open_.model_copy(update={"revision": open_.computed_revision()})
 
     @classmethod

@@ -72,7 +72,7 @@ class Controller:
         self._losses: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._to_save = asyncio.Event()
-        self._allowed: frozenset[str] = frozenset()
+        self._allowed: tuple[frozenset[str], str] = frozenset(), ""
         self._allowing_again: asyncio.TimerHandle | None = None
         self._models = Models(
             services,
@@ -277,17 +277,18 @@ class Controller:
 
     async def _allow(self, identities: frozenset[str]) -> None:
         credentials = self._services.credentials
-        if credentials is None or identities == self._allowed or self._allowing_again is not None:
+        more = (self._snapshot.own_trust if self._snapshot is not None else None) or ""
+        if credentials is None or (identities, more) == self._allowed or self._allowing_again is not None:
             return
         try:
-            await asyncio.to_thread(credentials.allow, identities)
+            await asyncio.to_thread(credentials.allow, identities, more)
         except (OSError, ssl.SSLError) as error:
             # Until then pools that are new stay without remote prefill.
             _log.error("certificates cannot be used for new pools", extra={"reason": type(error).__name__})
             loop = asyncio.get_running_loop()
             self._allowing_again = loop.call_later(_ALLOW_AGAIN_SECONDS, self._allow_again)
             return
-        self._allowed = identities
+        self._allowed = identities, more
 
     def _allow_again(self) -> None:
         self._allowing_again = None

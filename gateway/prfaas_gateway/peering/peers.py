@@ -436,6 +436,8 @@ class Peers:
         if snapshot is None:
             return True
         bundles = {region.name: region.trust for region in snapshot.regions if region.trust is not None}
+        if snapshot.own_trust is not None:
+            bundles[self._own_region] = snapshot.own_trust
         try:
             await asyncio.to_thread(self.trust.use, bundles, snapshot.trust_domain)
         except (OSError, ssl.SSLError) as error:

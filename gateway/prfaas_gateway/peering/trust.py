@@ -138,7 +138,10 @@ class PeerTrust:
 
     def _build(self, setting: _Setting, seen: tuple[tuple[int, int], ...]) -> None:
         keep = seen == self._seen and setting.trust_domain == self._setting.trust_domain
-        bundles = {**setting.bundles, self._own_region: self._tls.trust_bundle.read_text()}
+        own = self._tls.trust_bundle.read_text()
+        if self._own_region in setting.bundles:
+            own = f"{own.rstrip()}\n{setting.bundles[self._own_region]}"
+        bundles = {**setting.bundles, self._own_region: own}
         # The own certificate first: when that is in the middle of a renewal, no region is to blame.
         self._loaded(ssl.PROTOCOL_TLS_CLIENT)
         regions: dict[str, _Region] = {}

@@ -58,12 +58,18 @@ class BundleFact:
 
 
 def reachable(
-    region: str, peer_address: str | None, views: Sequence[GatewayView], *, own_region: str
+    region: str,
+    peer_address: str | None,
+    views: Sequence[GatewayView],
+    *,
+    own_region: str,
+    clusters: Sequence[str] = (),
 ) -> Finding:
     """Reachable of a region.
 
     Args:
         views: of the gateways that answered, with an entry for this region.
+        clusters: of the region. Behind one address only one of several is spoken to at a time.
     """
     type_ = ConditionType.REACHABLE
     if region == own_region:
@@ -76,6 +82,8 @@ def reachable(
         return Finding(type_, ConditionStatus.UNKNOWN, Reason.NOT_LOOKED_YET, text)
     hearing = sum(view.hears for view in views)
     failing = [view for view in views if not view.hears]
+    if hearing and len(clusters) > 1:
+        return Finding(type_, ConditionStatus.FALSE, Reason.CLUSTERS_SHARE_ADDRESS, _shared(clusters, views))
     if hearing:
         text = "Gateways here hear its gateways."
         if failing:
@@ -83,6 +91,15 @@ def reachable(
         return Finding(type_, ConditionStatus.TRUE, Reason.REACHED, text)
     reason, text = _first(failing)
     return Finding(type_, ConditionStatus.FALSE, reason, text)
+
+
+def _shared(clusters: Sequence[str], views: Sequence[GatewayView]) -> str:
+    heard = sorted({view.cluster for view in views if view.hears and view.cluster})
+    return (
+        f"Clusters {', '.join(clusters)} have one peer.address, and a gateway speaks to one of them alone "
+        f"(now: {', '.join(heard) or 'not known which'}): what the others have is not used here. Give each "
+        "cluster a Region of its own with an address of its own."
+    )
 
 
 def _first(failing: Sequence[GatewayView]) -> tuple[Reason, str]:

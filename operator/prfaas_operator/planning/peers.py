@@ -34,10 +34,14 @@ def peers_text(pool: ObservedPool, settings: Settings) -> str:
         "gateways": sorted(settings.gateway_patterns()),
     }
     regions = {region for each in others for region in each.regions} - {pool.geography.region}
-    if regions:
+    own = pool.geography.regions.get(pool.geography.region) if pool.issuer is not None else None
+    if regions or (own is not None and own.trust):
         # A region without a bundle is left out, and so unknown to the sidecar, which says that.
         trust = pool.geography.trust_of(regions)
-        document["regions"] = {name: {"trust": bundle} for name, bundle in trust.items()}
+        if own is not None and own.trust:
+            # cert-manager's Secrets name one authority, and while that is replaced two are in use.
+            trust = {**trust, own.name: own.trust}
+        document["regions"] = {name: {"trust": trust[name]} for name in sorted(trust)}
     return yaml_text(document)
 
 

@@ -157,6 +157,16 @@ class Fleet:
             return ""
         return certificates.authority_id(gateways.value.authority)
 
+    def _own_trust(self) -> str | None:
+        """What gateways trust of the own region beside their file: an issuer's authority may be replaced.
+
+        A bundle that cannot be read is left out, so that it harms nobody who holds a certificate.
+        """
+        own = self._observer.geography.regions.get(self._region)
+        if self._observer.issuer is None or own is None or not self._region_trusts():
+            return None
+        return own.trust
+
     def _region_trusts(self) -> frozenset[str] | None:
         """Authorities in the own Region's trustBundle."""
         fact = self._observer.geography.regions.get(self._region)
@@ -319,7 +329,7 @@ class Fleet:
         if links is None:
             # An operator that has just started knows of no budget; a closed link must not open for that.
             links = stored.links if stored is not None else ()
-        snapshot = snapshot.with_links(links)
+        snapshot = snapshot.with_links(links, self._own_trust())
         if stored is not None and stored.computed_revision() == snapshot.revision:
             return
         body: Object = {

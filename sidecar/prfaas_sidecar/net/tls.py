@@ -178,7 +178,7 @@ class Credentials:
             stamp = self._stamp_now()
             identity = of_certificate(_own_certificate(files.certificate, files.key))
             bundle = files.ca.read_text(encoding="utf-8")
-            own = self._pair(None if self._bundles is None else identity.region, bundle)
+            own = self._own(identity.region, bundle)
         except FileNotFoundError as error:
             missing = [path for path in (files.certificate, files.key, files.ca) if not path.exists()]
             raise ConfigError(
@@ -205,6 +205,22 @@ class Credentials:
         own[0].sni_callback = self._named(identity)
         self._stamp = stamp
         return identity, trust
+
+    def _own(self, region: str, bundle: str) -> tuple[RegionContext, RegionContext]:
+        """By the file, and by what `peers.yaml` has of the own region: while an issuer's authority is
+        replaced, certificates of both are in use and no file names both."""
+        if self._bundles is None:
+            return self._pair(None, bundle)
+        more = self._bundles.get(region)
+        if more:
+            try:
+                return self._pair(region, f"{bundle.rstrip()}\n{more}")
+            except (ssl.SSLError, ValueError) as error:
+                _log.error(
+                    "trust bundle of the own region cannot be used; its file still counts",
+                    extra=fields(region=region, reason=str(error)),
+                )
+        return self._pair(region, bundle)
 
     def _pair(self, region: str | None, bundle: str) -> tuple[RegionContext, RegionContext]:
         authorities = authorities_of(bundle)

@@ -12,7 +12,9 @@ from prfaas.api.conditions import ConditionType, Reason, find
 from prfaas.api.v1alpha1 import ConditionStatus
 from prfaas_operator.planning.actions import ApplyChild, FailedAction, IssueCertificate
 from prfaas_operator.planning.failure import fold
+from prfaas_operator.planning.geography import Geography, RegionFact
 from prfaas_operator.planning.issuing import certificate_ready, certificate_spec, unusable
+from prfaas_operator.planning.peers import peers_text
 from prfaas_operator.planning.pool import plan_pool
 from prfaas_operator.planning.upkeep import certificate_action, no_certificate, pool_identity_of
 from prfaas_operator.planning.values import (
@@ -139,6 +141,14 @@ def test_a_foreign_certificate_of_that_name_is_left_alone() -> None:
     accepted = find(plan.status.conditions, ConditionType.ACCEPTED)
     assert accepted is not None
     assert accepted.reason == Reason.CHILD_NOT_OWNED
+
+
+@pytest.mark.parametrize("issuer", [ISSUER, None])
+def test_sidecars_are_told_the_own_regions_bundle_where_an_issuer_may_change(issuer: Issuer | None) -> None:
+    where = Geography("eu", "eu", {"eu": RegionFact("eu", ("eu",), trust="OLD AND NEW")})
+    text = peers_text(replace(POOL, issuer=issuer, geography=where), SETTINGS)
+    # The operator's own authority has both in every ca.crt while it is replaced.
+    assert ("OLD AND NEW" in text) == (issuer is not None)
 
 
 def test_without_cert_manager_the_remedy_is_named() -> None:

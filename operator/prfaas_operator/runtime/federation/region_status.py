@@ -105,7 +105,7 @@ class RegionStatusWriter:
         bundle = region.spec.trust_bundle
         peer = region.spec.peer.address if region.spec.peer is not None else None
         findings = [
-            judge.reachable(region.name, peer, views, own_region=self._own_region),
+            judge.reachable(region.name, peer, views, own_region=self._own_region, clusters=region.clusters),
             judge.trust_bundle_valid(
                 bundle,
                 read_bundle(bundle) if bundle is not None else judge.BundleFact(),

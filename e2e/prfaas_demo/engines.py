@@ -44,6 +44,13 @@ def command(
         "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": {"socket": str(engine_socket)},
     }
+    events = {
+        "enable_kv_cache_events": True,
+        "publisher": "zmq",
+        "endpoint": f"ipc://{engine_socket}.events",
+        "replay_endpoint": f"ipc://{engine_socket}.replay",
+        "buffer_steps": 4096,
+    }
     return [
         str(python.parent / "vllm"),
         "serve",
@@ -66,6 +73,8 @@ def command(
         "--max-num-batched-tokens",
         str(options.chunk_tokens),
         "--enable-prompt-tokens-details",
+        "--kv-events-config",
+        json.dumps(events),
         "--kv-transfer-config",
         json.dumps(transfer),
     ]

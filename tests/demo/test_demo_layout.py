@@ -70,6 +70,10 @@ def test_the_engines_command_line(tmp_path: Path) -> None:
     assert words[:3] == [str(tmp_path / "bin" / "vllm"), "serve", str(tmp_path / "model")]
     assert words[words.index("--served-model-name") + 1] == names.MODEL
     assert '"kv_role": "kv_consumer"' in words[-1]
+    # Its sidecar sees the same folder.
+    events = json.loads(words[words.index("--kv-events-config") + 1])
+    assert events["endpoint"].startswith(f"ipc://{tmp_path}/")
+    assert events["replay_endpoint"].startswith(f"ipc://{tmp_path}/")
     assert f'"socket": "{tmp_path / "west.sock"}"' in words[-1]
 
 

@@ -50,8 +50,10 @@ def test_the_sender_knows_better_than_the_receiver_and_the_declaration() -> None
     assert same == other
     assert (link.state, link.capacity_bits_per_second, link.used_share) == (LinkState.HEALTHY, 40e6, 0.98)
     assert (link.age_seconds, link.rtt_seconds, link.price_per_gigabyte) == (0.0, 0.03, 0.02)
-    (_, link) = merged([declared, other], {"eu": PathUse(0.1, 39e6, 300e6)}, "us")
+    (_, link) = merged([declared, other], {"eu": PathUse(0.01, 39e6, None)}, "us")
     assert link.capacity_bits_per_second == 1e9, "a sender that hardly waits says nothing of the capacity"
+    (_, link) = merged([declared, other], {"eu": PathUse(0.4, 39e6, 2e9)}, "us")
+    assert link.capacity_bits_per_second == 1e9, "nobody plans for more than what is declared"
 
 
 def test_a_link_that_is_down_or_out_of_budget_stays_so_and_the_own_region_is_no_link() -> None:

@@ -15,7 +15,6 @@ from prfaas_operator.planning.autoscale.loads import Interval
 WINDOW_SECONDS = 60.0
 # With less of it a rate says little about what the path can carry.
 TELLING_WAIT_SECONDS = 2.0
-ALL_IT_CAN_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def _with_use(link: LinkObservation, use: PathUse) -> LinkObservation:
         state = LinkState.HEALTHY
     capacity = link.capacity_bits_per_second
     measured = use.capacity_bits_per_second
-    if measured is not None and (capacity is None or use.used_share >= ALL_IT_CAN_SHARE):
+    if measured is not None:
         capacity = measured if capacity is None else min(capacity, measured)
     return replace(
         link,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prfaas.capacity import Curve, KVSize
 from prfaas.planner import Goal
 from prfaas.simulator import Failure, Policy, PoolDetails, Result, RouterKind, Sizing, simulate
+from prfaas.simulator.autoscaled import AutoscalerController
 from prfaas.simulator.result import oscillations
 from tests.simulator.simulator_scenarios import (
     OPTIONS,
@@ -325,3 +326,14 @@ def test_who_is_replaced_by_others_elsewhere_stays_until_they_are_there() -> Non
     assert result.total.served_share == 1.0
     assert result.total.ttft_seconds.p99 is not None
     assert result.total.ttft_seconds.p99 < 5.0
+
+
+def test_the_autoscaler_changes_roles_only_on_the_same_hardware() -> None:
+    """Pools of one cluster, size and price can; a pool that costs something else at any hour cannot."""
+    problem = two_sites()
+    dear = {"near": PoolDetails(price_by_hour=(10.0,) * 23 + (99.0,))}
+    same = AutoscalerController.made(problem, OPTIONS, Policy(), caches=False)
+    other = AutoscalerController.made(problem, OPTIONS, Policy(), caches=False, details=dear)
+    kinds = [{name: own.hardware for name, own in each.settings.pools.items()} for each in (same, other)]
+    assert kinds[0] == {"far": "far", "near": "near", "d": "near"}
+    assert kinds[1] == {"far": "far", "near": "near", "d": "d"}

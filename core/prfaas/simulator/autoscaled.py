@@ -6,7 +6,9 @@ planner beside it, for the sizes that there are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from prfaas.autoscaling import (
     Arrivals,
@@ -31,7 +33,7 @@ from prfaas.capacity import InvalidInputError, Wire
 from prfaas.planner import DecodePool, Options, PrefillPool, Problem
 from prfaas.simulator.control import Decided, Observed, PlannerController
 from prfaas.simulator.control import LinkState as Measured
-from prfaas.simulator.settings import Policy
+from prfaas.simulator.settings import Policy, PoolDetails
 
 MEASURED_REQUESTS_MIN = 1.0
 
@@ -46,16 +48,24 @@ class AutoscalerController:
     settings: Settings
     caches: bool
     state: State
+    hardware: Mapping[str, str]
     started: bool = False
 
     @classmethod
     def made(
-        cls, problem: Problem, options: Options, policy: Policy, *, caches: bool
+        cls,
+        problem: Problem,
+        options: Options,
+        policy: Policy,
+        *,
+        caches: bool,
+        details: Mapping[str, PoolDetails] = MappingProxyType({}),
     ) -> AutoscalerController:
         """For a scenario: bounds, targets, objectives and prices are those of its pools."""
+        hardware = _hardware(problem, details)
         starts = [pool.instances.start_seconds for pool in problem.pools if pool.instances.start_seconds > 0]
         settings = Settings(
-            {pool.name: _pool_settings(pool, policy) for pool in problem.pools},
+            {pool.name: _pool_settings(pool, policy, hardware[pool.name]) for pool in problem.pools},
             carbon_price_per_kilogram=options.carbon_price_per_kilogram,
             start_seconds=max(starts, default=60.0),
             # In simulated time a plan takes none; the limit is for the machine that simulates.
@@ -63,7 +73,7 @@ class AutoscalerController:
             length_buckets=options.buckets,
         )
         thresholds = PlannerController(problem, options, policy, caches=caches)
-        return cls(problem, policy, thresholds, settings, caches, State())
+        return cls(problem, policy, thresholds, settings, caches, State(), hardware)
 
     def step(self, observed: Observed, now: float) -> Decided:
         """See `Controller`."""
@@ -122,10 +132,11 @@ class AutoscalerController:
                 tuple(
                     SignalEntry(
                         pool.cluster,
-                        pool.name,
+                        self.hardware[pool.name],
                         observed.pools[pool.name].price_per_hour / pool.instances.accelerators_each,
                     )
                     for pool in self.problem.pools
+                    if self.hardware[pool.name] == pool.name
                 ),
             ),
         )
@@ -158,7 +169,21 @@ class AutoscalerController:
         )
 
 
-def _pool_settings(pool: PrefillPool | DecodePool, policy: Policy) -> PoolSettings:
+def _hardware(problem: Problem, details: Mapping[str, PoolDetails]) -> dict[str, str]:
+    """What each pool runs on, called after the first pool of its cluster that runs on the same: instances of
+    one size and one price at all hours. They can change roles.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    found = {}
+    for pool in problem.pools:
+        own, known = pool.instances, details.get(pool.name)
+        by_hour = known.price_by_hour if known is not None else None
+        kind = (pool.cluster, own.accelerators_each, own.price_per_hour, by_hour)
+        found[pool.name] = first.setdefault(kind, pool.name)
+    return found
+
+
+def _pool_settings(pool: PrefillPool | DecodePool, policy: Policy, hardware: str) -> PoolSettings:
     own = pool.instances
     return PoolSettings(
         maximum=max(1, own.most, own.minimum),
@@ -166,7 +191,7 @@ def _pool_settings(pool: PrefillPool | DecodePool, policy: Policy) -> PoolSettin
         utilisation_target=pool.utilisation_max,
         ttft_seconds=pool.ttft_seconds if isinstance(pool, DecodePool) else None,
         accelerators_each=own.accelerators_each,
-        hardware=pool.name,
+        hardware=hardware,
         price_per_hour=own.price_per_hour,
         carbon_kilograms_per_hour=own.carbon_kilograms_per_hour,
         convertible=policy.conversion,

@@ -222,7 +222,7 @@ class Policy(Part):
     Attributes:
         conversion: an instance that one pool of a cluster gives up is taken by another one in
             `convertSeconds`; otherwise it starts anew.
-        headroom: on the measured demand before the planner gets it.
+        headroom: on the measured demand before the planner gets it; less than 0 to spend less than it takes.
         cache_aware: False: no decision knows what is cached.
         bandwidth_aware: False: the planner takes every link for unlimited and the router takes it for idle.
         threshold_tokens: fixed, instead of the plan's; for the router Threshold.
@@ -240,7 +240,7 @@ class Policy(Part):
     router: RouterKind = RouterKind.THRESHOLD
     replan_seconds: Positive = 300.0
     control_seconds: Positive = 15.0
-    headroom: Annotated[float, Field(ge=0, le=5)] = 0.1
+    headroom: Annotated[float, Field(ge=-0.9, le=5)] = 0.1
     conversion: bool = True
     convert_seconds: NotNegative = 60.0
     cache_aware: bool = True

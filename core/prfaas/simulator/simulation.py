@@ -97,7 +97,7 @@ def _controller(problem: Problem, options: Options, settings: Settings) -> Contr
     policy = settings.policy
     caches = settings.cache_tokens > 0 and policy.cache_aware
     if policy.sizing is Sizing.AUTOSCALER:
-        return AutoscalerController.made(problem, options, policy, caches=caches)
+        return AutoscalerController.made(problem, options, policy, caches=caches, details=settings.pools)
     return PlannerController(problem, options, policy, caches=caches)
 
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prfaas.capacity import TruncatedLogNormal, paper
+from prfaas.commands.evidence import parts
 from prfaas.commands.evidence import workloads as made
 from prfaas.commands.evidence.workloads import DENSE, OPTIONS, World
 from prfaas.commands.plan.command import solver_output_aside
 from prfaas.planner import Options, Problem
-from prfaas.simulator import Failure, PoolDetails, Result, RouterKind, Settings, Sizing, simulate
+from prfaas.simulator import (
+    Arrival,
+    Failure,
+    PoolDetails,
+    Result,
+    RouterKind,
+    Settings,
+    Sizing,
+    simulate,
+)
 
-RICH_HEADROOM = 0.8
-"""On the measured demand, instead of 0.15: spends about what the static baseline spends."""
-RICH_CASES = ("reference", "short answers, 128 tokens")
-"""Where latency at equal spend is asked for."""
+ALONE_SAME_SPEND = ("reference", "flat prices", "answers of 1,024 tokens")
+"""Where regions that are elastic each for itself are looked at with the money that shared spends, too."""
 PAPER_SECONDS = 6000.0
 OVERLOADED, MODERATE = "overloaded", "at 1.6/s"
 PAPER_LOADS = ((OVERLOADED, 6.0), (MODERATE, 1.6))
@@ -38,50 +47,78 @@ class Run:
     problem: Problem
     settings: Settings
     options: Options = OPTIONS
+    traces: Mapping[str, Sequence[Arrival]] = field(default_factory=dict)
 
 
+STEADY: dict[str, Any] = {"replan_seconds": 1200.0, "headroom": 0.15}
+"""A policy for pools of a few instances: plans further apart, and more to spare."""
 BASE = World()
+FORMER = World(mean_per_second=1.0, gigabits=10.0, output_tokens=1024.0, night_share=1.0)
+"""The paper's own answers, flat prices and few instances: nights offer nothing, and rounding costs."""
 CASES: dict[str, World] = {
     "reference": BASE,
-    "four times the demand": replace(BASE, mean_per_second=4.0, gigabits=40.0),
-    "short answers, 128 tokens": replace(BASE, output_tokens=128.0),
-    "dense model": replace(BASE, kv=DENSE),
-    "slow links, 1 Gbit/s": replace(BASE, gigabits=1.0),
+    "flat prices": replace(BASE, night_share=1.0),
+    "nights at 0.2": replace(BASE, night_share=0.2),
+    "answers of 1,024 tokens": replace(BASE, output_tokens=1024.0),
+    "links of 10 Gbit/s": replace(BASE, gigabits=10.0),
+    "links of 1 Gbit/s": replace(BASE, gigabits=1.0),
     "flat load": replace(BASE, trough_share=1.0),
-    "cheap nights, a third": replace(BASE, night_share=0.33),
+    "dense model": replace(BASE, kv=DENSE),
+    "a quarter of the demand": replace(BASE, mean_per_second=1.0, gigabits=10.0),
+    "1,024 tokens, flat prices, a quarter": FORMER,
 }
-"""Where the promised figures are looked for; each is simulated alone and shared."""
+"""Where the promised figures are looked for, the reference first; each other one differs in what it says."""
 
 TALK = World(
-    sessions=True, lengths=TruncatedLogNormal(9.2, 1.0, 128, 32_768), gigabits=4.0, mean_per_second=1.5
+    sessions=True,
+    lengths=TruncatedLogNormal(9.2, 1.0, 128, 32_768),
+    gigabits=4.0,
+    mean_per_second=1.5,
+    output_tokens=1024.0,
+    night_share=1.0,
 )
 """Conversations over narrower links: what the ablations take something from."""
 
 
 def all_runs() -> dict[str, Run]:
-    """By name; the tables look them up by it."""
-    return paper_runs() | cases() | ablations() | robustness()
+    """By name; the tables look them up by it. `follow_ups` come when these are done."""
+    return paper_runs() | cases() | ablations() | parts_alone() | robustness()
 
 
 def cases() -> dict[str, Run]:
-    """Each workload: all hardware alike and static; alone and elastic; shared and elastic; and that with more
-    capacity than it needs, for what the static one costs.
-    """
+    """Each workload: all hardware alike and static for its peak; alone and elastic; shared and elastic."""
     found = {}
     for name, world in CASES.items():
         mean = world.mean_per_second
         if name == baseline_of(name):
             plain = made.alone(world, fast=False)
             static = made.alone(world, fast=False, sizes=made.sized_for(plain, world.peak_per_second))
-            given = made.settings(world, sizing=Sizing.STATIC, router=RouterKind.LOCAL, pools={})
-            found[f"{name}/static"] = Run(static, given)
+            found[f"{name}/static"] = Run(static, _static(world, static))
             own = made.alone(world, fast=True, sizes=made.sized_for(made.alone(world, fast=True), mean))
-            found[f"{name}/alone"] = Run(own, made.settings(world))
+            found[f"{name}/alone"] = Run(own, made.settings(world, own))
         problem = made.shared(world, sizes=made.sized_for(made.shared(world), mean))
-        found[f"{name}/shared"] = Run(problem, made.settings(world))
-        if name in RICH_CASES:
-            found[f"{name}/rich"] = Run(problem, made.settings(world, headroom=RICH_HEADROOM))
+        found[f"{name}/shared"] = Run(problem, made.settings(world, problem))
     return found
+
+
+def follow_ups(found: Mapping[str, Result]) -> dict[str, Run]:
+    """What single regions do with the money that shared has spent."""
+    runs = {}
+    for name, world in CASES.items():
+        money = found[f"{name}/shared"].cost
+        static = made.static_for(world, money)
+        runs[f"{name}/static, same spend"] = Run(static, _static(world, static))
+        if name in ALONE_SAME_SPEND:
+            elastic = found[f"{baseline_of(name)}/alone"]
+            own = made.alone(world, fast=True, sizes=made.sized_for(made.alone(world, fast=True), 1.0))
+            # Instances are what money buys, and the planner gives them by the demand that it is told.
+            headroom = (1 + made.HEADROOM) * money / elastic.cost - 1
+            runs[f"{name}/alone, same spend"] = Run(own, made.settings(world, own, headroom=headroom))
+    return runs
+
+
+def _static(world: World, problem: Problem) -> Settings:
+    return made.settings(world, problem, sizing=Sizing.STATIC, router=RouterKind.LOCAL)
 
 
 def baseline_of(case: str) -> str:
@@ -97,13 +134,14 @@ def ablations() -> dict[str, Run]:
     together = made.shared(world)
     sizes = made.sized_for(together, world.mean_per_second)
     problem = made.shared(world, sizes=sizes)
-    whole = made.settings(world)
+    whole = made.settings(world, problem, **STEADY)
 
     def without(**policy: object) -> Run:
-        return Run(problem, made.settings(world, **policy))  # type: ignore[arg-type]
+        return Run(problem, made.settings(world, problem, **STEADY | policy))
 
-    peak = made.sized_for(together, world.peak_per_second * 0.85)
+    peak = made.shared(world, sizes=made.sized_for(together, world.peak_per_second * 0.85))
     plain = made.alone(world, fast=False)
+    single = made.alone(world, fast=False, sizes=made.sized_for(plain, world.peak_per_second * 0.33))
     return {
         "ablation/everything": Run(problem, whole),
         "ablation/threshold off": without(router=RouterKind.REMOTE),
@@ -113,21 +151,38 @@ def ablations() -> dict[str, Run]:
         "ablation/no anytime KV": without(anytime=False),
         "ablation/no conversion": without(conversion=False),
         "ablation/static pools, for the peak": Run(
-            made.shared(world, sizes=peak), made.settings(world, sizing=Sizing.STATIC)
+            peak, made.settings(world, peak, sizing=Sizing.STATIC, **STEADY)
         ),
-        "ablation/single region, about equal cost": Run(
-            made.alone(world, fast=False, sizes=made.sized_for(plain, world.peak_per_second * 0.33)),
-            made.settings(world, sizing=Sizing.STATIC, router=RouterKind.LOCAL),
-        ),
+        "ablation/single region, about equal cost": Run(single, _static(world, single)),
     }
+
+
+def parts_alone() -> dict[str, Run]:
+    """Where conversion and anytime KV have something to do, with them and without."""
+    found = {}
+    for name, on in (("with", True), ("without", False)):
+        found[f"part/conversion/{name}"] = Run(
+            parts.mixed_problem(),
+            parts.mixed_settings(conversion=on),
+            replace(OPTIONS, keep_within=0.0),
+            {parts.MIX: parts.mixed_arrivals()},
+        )
+        problem = made.shared(TALK, sizes=made.sized_for(made.shared(TALK), TALK.mean_per_second))
+        narrow = tuple(
+            Failure(at_seconds=3600, for_seconds=180, every_seconds=900, link=link.name, capacity_share=0.03)
+            for link in problem.links
+        )
+        given = made.settings(TALK, problem, anytime=on, link_data_age_seconds=60.0, **STEADY)
+        found[f"part/anytime KV/{name}"] = Run(problem, given.model_copy(update={"failures": narrow}))
+    return found
 
 
 def robustness() -> dict[str, Run]:
     """Wrong profiles, old data and links that come and go, by the operator's autoscaler."""
-    world = BASE
+    world = FORMER
     problem = made.shared(world, sizes=made.sized_for(made.shared(world), world.mean_per_second))
     names = [pool.name for pool in problem.prefill_pools]
-    auto = made.settings(world, sizing=Sizing.AUTOSCALER, control_seconds=600.0, replan_seconds=1200.0)
+    auto = made.settings(world, problem, sizing=Sizing.AUTOSCALER, control_seconds=600.0, **STEADY)
 
     def profiles(factor: float) -> dict[str, PoolDetails]:
         return {name: PoolDetails(prefill_true_factor=factor) for name in names}
@@ -135,12 +190,17 @@ def robustness() -> dict[str, Run]:
     flapping = tuple(
         Failure(at_seconds=3600, for_seconds=30, every_seconds=150, link=link.name) for link in problem.links
     )
-    stale = auto.policy.model_copy(update={"link_data_age_seconds": 60.0})
+
+    def reports(**policy: object) -> dict[str, object]:
+        return {"policy": auto.policy.model_copy(update={"link_data_age_seconds": 60.0} | policy)}
+
     changes: dict[str, dict[str, object]] = {
         "as it should be": {},
         "prefill 30 % slower than its profile": {"pools": profiles(1.3)},
         "prefill 30 % faster than its profile": {"pools": profiles(0.7)},
-        "queues and links known 60 s late": {"policy": stale},
+        "queues and links known once a minute": reports(),
+        "the same, and a minute late": reports(link_data_delay_seconds=60.0),
+        "once a minute, believed as they are told": reports(believes=False),
         "every link down for 30 s each 150 s": {"failures": flapping},
     }
     return {
@@ -197,4 +257,4 @@ def _named_result(named: tuple[str, Run]) -> tuple[str, Result]:
 def result_of(run: Run) -> Result:
     """One simulation, in whichever process."""
     with solver_output_aside():
-        return simulate(run.problem, run.options, run.settings)
+        return simulate(run.problem, run.options, run.settings, traces=run.traces)

@@ -43,12 +43,28 @@ HOURS = 8.0
 """With equal regions eight hours apart, eight hours show every region at every hour of a day once."""
 
 WARM_UP_SECONDS = 1800.0
+REPLAN_SECONDS = 600.0
+HEADROOM = 0.08
+"""On the measured demand, for what comes until the next plan's instances are there: the demand of a region
+grows by 17 % of its mean an hour at most.
+"""
 TTFT_SECONDS = 20.0
 DENSE = KVSize.per_token(188_416, to_tokens=paper.LONGEST_TOKENS)
 """94 layers of 4 KV heads of 128 two-byte values for key and value, as in Qwen3-235B."""
 
 
 CODEC = Wire(1.0, 1.3)
+
+
+OUTPUT_TOKENS = 650.0
+"""As many prompt tokens to one of the answer as in the published Mooncake trace: on average 7,590 to 182
+(arXiv 2407.00079, section 4.2), on the paper's prompts of 27K tokens on average.
+"""
+NIGHT_SHARE = 0.4
+"""Price at night: capacity that can be interrupted, at the lesser end of the 60 to 91 % discount that a large
+cloud states for it.
+"""
+NIGHT_BEGINS, NIGHT_ENDS = 22, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +74,17 @@ class World:
     Attributes:
         mean_per_second: requests of each region, over the day.
         trough_share: the least demand of a day as a share of the most.
-        night_share: price of fast instances between 22 and 8 o'clock of their region, as a share.
+        gigabits: of each link.
+        night_share: price of every instance between 22 and 8 o'clock of its region, as a share.
         sessions: conversations with caches instead of single prompts.
     """
 
-    mean_per_second: float = 1.0
+    mean_per_second: float = 4.0
     trough_share: float = 0.2
-    gigabits: float = 10.0
+    gigabits: float = 40.0
     kv: KVSize = paper.KV
-    output_tokens: float = 1024.0
-    night_share: float = 1.0
+    output_tokens: float = OUTPUT_TOKENS
+    night_share: float = NIGHT_SHARE
     sessions: bool = False
     lengths: Lengths = paper.LENGTHS
     wire: Wire = CODEC
@@ -100,8 +117,25 @@ def sized_for(problem: Problem, per_second: float) -> dict[str, int]:
     return {pool.name: pool.instances for pool in found.pools}
 
 
+def static_for(world: World, money: float) -> Problem:
+    """Every region for itself with slow hardware, as many instances as this money buys for a day.
+
+    Whole instances: what is left of a third goes to the first regions. Each region divides its own between
+    prefill and decoding as the planner says serves most.
+    """
+    each = HOURS * SLOW_PRICE * _mean_price_share(world)
+    total = max(2 * len(REGIONS), round(money / each))
+    sizes: dict[str, int] = {}
+    for number, region in enumerate(REGIONS):
+        instances = total // len(REGIONS) + (number < total % len(REGIONS))
+        prefill = _prefill_of(world, instances)
+        sizes |= {f"{region}-slow": prefill, f"{region}-chat": instances - prefill}
+    return alone(world, fast=False, sizes=sizes)
+
+
 def settings(
     world: World,
+    problem: Problem,
     *,
     sizing: Sizing = Sizing.PLANNER,
     router: RouterKind = RouterKind.SCHEDULER,
@@ -110,8 +144,8 @@ def settings(
 ) -> Settings:
     """A day of that workload; `fields` are those of the policy."""
     policy = Policy.model_validate(
-        {"sizing": sizing, "router": router, "replan_seconds": 1200.0, "control_seconds": 60.0}
-        | {"headroom": 0.15}
+        {"sizing": sizing, "router": router, "replan_seconds": REPLAN_SECONDS, "control_seconds": 60.0}
+        | {"headroom": HEADROOM}
         | fields
     )
     sessions = Sessions(turns_mean=3, think_seconds=60, shared_prefixes=20, shared_prefix_tokens=2048)
@@ -128,23 +162,51 @@ def settings(
             for region, hour in REGIONS.items()
         },
         cache_tokens=20_000_000 if world.sessions else 0,
-        pools=pools if pools is not None else night_prices(world),
+        pools=night_prices(world, problem) if pools is None else pools,
         policy=policy,
         queue_seconds_max=120.0,
     )
 
 
-def night_prices(world: World) -> dict[str, PoolDetails]:
-    """Fast instances by the hour, for every region by its own clock; nothing where nights cost the same."""
+def night_prices(world: World, problem: Problem) -> dict[str, PoolDetails]:
+    """Every pool's prices by the hour, by its region's own clock; nothing where nights cost the same."""
     if world.night_share == 1:
         return {}
     found = {}
-    for region, peak in REGIONS.items():
+    for pool in problem.pools:
+        day = pool.instances.price_per_hour or 0.0
         # The peak is at 14 o'clock of the region's own clock.
-        local = [(hour - peak + 14) % 24 for hour in range(24)]
-        day = tuple(FAST_PRICE * (world.night_share if hour >= 22 or hour < 8 else 1.0) for hour in local)
-        found[f"{region}-fast"] = PoolDetails(price_by_hour=day)
+        local = [(hour - REGIONS[pool.cluster] + 14) % 24 for hour in range(24)]
+        found[pool.name] = PoolDetails(
+            price_by_hour=tuple(day * (world.night_share if _is_night(hour) else 1.0) for hour in local)
+        )
     return found
+
+
+def _is_night(hour: float) -> bool:
+    return hour >= NIGHT_BEGINS or hour < NIGHT_ENDS
+
+
+def _mean_price_share(world: World) -> float:
+    """Of an instance that is there all day: the eight hours of three regions are all hours of a day."""
+    return sum(world.night_share if _is_night(hour) else 1.0 for hour in range(24)) / 24
+
+
+def _prefill_of(world: World, instances: int) -> int:
+    """How many of one region's slow instances prefill when it is to serve as much as it can."""
+    whole = alone(world, fast=False)
+    region = next(iter(REGIONS))
+    prefill = tuple(pool for pool in whole.prefill_pools if pool.cluster == region)
+    decode = tuple(replace(pool, ttft_seconds=None) for pool in whole.decode_pools if pool.cluster == region)
+    names = frozenset({prefill[0].name, decode[0].name})
+    problem = Problem(
+        prefill,
+        decode,
+        direct_routes(prefill, decode, ()),
+        quotas=(Quota(region, names, instances * 8),),
+    )
+    found = plan(problem, Options(goal=Goal.MOST_SERVED, buckets=16), elapsed_seconds=lambda: 0.0)
+    return found.pool(prefill[0].name).instances
 
 
 def _problem(world: World, *, fast: bool, linked: bool, sizes: dict[str, int] | None) -> Problem:
@@ -187,7 +249,7 @@ def _problem(world: World, *, fast: bool, linked: bool, sizes: dict[str, int] | 
 
 def _instances(name: str, price: float, sizes: dict[str, int] | None) -> Instances:
     return Instances(
-        maximum=40,
+        maximum=80,
         current=None if sizes is None else sizes.get(name, 0),
         accelerators_each=8,
         price_per_hour=price,

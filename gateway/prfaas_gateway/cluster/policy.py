@@ -152,8 +152,10 @@ def profiled(snapshot: Snapshot) -> dict[str, CompiledCurve]:
     found: dict[str, CompiledCurve] = {}
     for model in snapshot.models:
         for target in model.decode_pools:
-            there = target.route.remote_prefill_pools if target.route else ()
-            for pool in (target, *(target.route.prefill_pools if target.route else ()), *there):
+            pools: list[PoolTarget | RemotePoolTarget] = [target]
+            if target.route is not None:
+                pools += [*target.route.prefill_pools, *target.route.remote_prefill_pools]
+            for pool in pools:
                 curve = prefill_curve(pool.prefill_points)
                 if curve is not None:
                     found[pool.identity] = curve

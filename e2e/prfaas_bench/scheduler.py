@@ -12,8 +12,7 @@ from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
-
+from prfaas.block_chain import chain_seed, chained
 from prfaas.capacity import Curve, KVSize
 from prfaas.scheduling import (
     BlockIndex,
@@ -202,13 +201,10 @@ def _fill(
 
 
 def _hashed(tokens: int, block_tokens: int, rounds: int) -> Hashing:
-    view = memoryview(array("I", range(tokens)).tobytes())
-    step, best = block_tokens * 4, float("inf")
+    ids, best = array("I", range(tokens)), float("inf")
     for _ in range(rounds * 5):
         begun = time.perf_counter()
-        chain = 0
-        for end in range(step, len(view) + 1, step):
-            chain = xxhash.xxh3_64_intdigest(view[end - step : end], seed=chain)
+        chained(ids, block_tokens, chain_seed())
         best = min(best, time.perf_counter() - begun)
     return Hashing(tokens, block_tokens, best * 1e6)
 

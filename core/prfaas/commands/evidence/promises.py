@@ -17,6 +17,7 @@ from prfaas.commands.evidence.text import (
     prose,
     share_of,
     table,
+    times,
     yes,
 )
 from prfaas.simulator import Result
@@ -154,6 +155,11 @@ def promises(results: Results) -> str:
                     *_of_the_paper(results),
                 ],
             ),
+            prose(
+                "At equal spend single regions are overloaded for hours: what these columns say is that the",
+                "money does not buy enough there. How much less money buys the same service is what the",
+                "columns of static for its peak and of alone say, and they are the soberer ones.",
+            ),
             _conditions(results),
         )
     )
@@ -168,7 +174,7 @@ def _four(mine: dict[str, Against]) -> list[list[str]]:
         [
             "requests in time per money",
             "3x",
-            *(f"{each.per_money:.2f}x" for each in others),
+            *(times(each.per_money) for each in others),
             yes(equal.per_money >= PER_DOLLAR),
         ],
         [
@@ -260,9 +266,9 @@ def sensitivity(results: Results) -> str:
                 share_of(shared.total.remote_share),
                 share_of(ways(results, case)["static, same spend"].total.attained_share),
                 less(same.latency),
-                f"{same.per_money:.1f}x",
+                times(same.per_money),
                 less(peak.latency),
-                f"{peak.per_money:.2f}x",
+                times(peak.per_money),
                 less(peak.idle),
                 share_of(ways(results, case)["alone"].total.attained_share),
                 less(own.cost),

@@ -9,6 +9,7 @@ from prfaas.simulator import Result
 
 BAR_COLUMNS = 30
 PROSE_COLUMNS = 110
+TIMES_MAX = 100
 Results = Mapping[str, Result]
 
 
@@ -26,6 +27,11 @@ def good_per_cost(result: Result) -> float:
 def less(share: float) -> str:
     """What is saved, as a change."""
     return f"{round(-100 * share):+d} %"
+
+
+def times(ratio: float) -> str:
+    """Beyond a hundred the other side has next to nothing, and how little says nothing."""
+    return f"{ratio:.2f}x" if ratio <= TIMES_MAX else f"over {TIMES_MAX}x"
 
 
 def percent(share: float) -> str:

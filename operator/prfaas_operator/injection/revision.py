@@ -59,7 +59,7 @@ def user_part(pool: Pool) -> dict[str, Any]:
         "arena": quantity_bytes(spec.kv.arena),
         "streams": spec.transport.streams,
         # Not there without one: pools of earlier versions keep their hash.
-        **({} if (port := host_port(pool)) is None else {"host_port": port}),
+        **({} if (port := host_port(pool)) is None else {"node_port": port}),
         "drain": spec.drain.timeout_seconds,
         "sidecar": None if resources is None else _canonical_resources(resources.to_api()),
     }

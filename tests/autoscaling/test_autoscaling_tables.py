@@ -269,6 +269,25 @@ def test_a_prefill_pool_at_zero_wakes_by_what_comes_to_the_pools_that_it_serves(
     assert decide(seen, Settings({"long": own}), State(), 0.0).pool("long").desired == 1
 
 
+@pytest.mark.parametrize(
+    ("link", "desired"),
+    [
+        ({"state": LinkState.UNKNOWN}, 1),
+        ({"age_seconds": 1e4}, 1),
+        ({"state": LinkState.DOWN}, 0),
+        ({"state": LinkState.CONGESTED}, 0),
+    ],
+)
+def test_a_pool_at_zero_wakes_behind_a_link_that_nobody_used_lately(
+    link: dict[str, Any], desired: int
+) -> None:
+    seen = across_regions(far=0, near=0, **link)
+    far, _, chat = seen.pools
+    seen = replace(seen, pools=(far, replace(chat, arrivals=Arrivals(1.0))), routes=seen.routes[:1])
+    found = decide(seen, Settings({"far": PoolSettings(4, minimum=0)}), State(), 0.0).pool("far")
+    assert found.desired == desired
+
+
 def test_a_pool_goes_to_zero_only_after_it_was_idle_for_long_enough() -> None:
     pool = a_pool("chat", Role.DECODE, replicas=1, load=Load(1, 0.0), arrivals=Arrivals(0.0))
     settings = Settings({"chat": quick(minimum=0, idle_seconds=600)})

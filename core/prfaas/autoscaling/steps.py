@@ -36,7 +36,18 @@ def behind_links(draft: Draft, settings: Settings) -> None:
     if growth <= 0 or draft.pool.role is not Role.PREFILL:
         return
     reach = draft.reach
-    if reach.is_closed:
+    if (
+        draft.replicas == 0
+        and reach.is_closed
+        and all(each.closed is Limit.LINK_UNKNOWN for each in reach.closed)
+    ):
+        # Nobody could have measured the link, and it stays so until somebody uses it.
+        draft.wanted = 1
+        if draft.needed > 1:
+            draft.limited(
+                Limit.LINK_UNKNOWN, f"{reach.closed[0].sentence}: one instance will show what it carries"
+            )
+    elif reach.is_closed:
         draft.wanted = draft.replicas
         why = reach.closed[0]
         draft.limited(why.closed or Limit.LINK_UNKNOWN, f"{why.sentence}: nothing is added behind it")

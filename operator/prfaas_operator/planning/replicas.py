@@ -27,6 +27,7 @@ class Sizing:
     Attributes:
         desired: instances that there are to be, a hold included.
         scale: the write of `spec.replicas`, in mode Managed when it has to change.
+        scale_reason: of that write, as one word.
         limited: a bound of the spec that keeps the pool from what was asked for.
         bad_hold: what is wrong with the hold's annotation.
         look_again_seconds: when the hold ends.
@@ -37,6 +38,7 @@ class Sizing:
     active: Finding
     hold: HoldStatus | None = None
     scale: ScalePool | None = None
+    scale_reason: str = ""
     limited: Finding | None = None
     bad_hold: str = ""
     look_again_seconds: float | None = None
@@ -47,6 +49,7 @@ def plan_size(pool: ObservedPool, spec: PoolSpec, now: datetime) -> Sizing:
     """The pool's size by mode, bounds and hold."""
     active = scaling_active(pool, spec)
     target, limited, scale, verdict = spec.replicas, None, None, None
+    reason = ""
     if spec.scaling.mode is ScalingMode.MANAGED and active.status is ConditionStatus.TRUE:
         verdict = pool.scaling
         # Decided for another size: the next decision comes within an interval.
@@ -56,14 +59,23 @@ def plan_size(pool: ObservedPool, spec: PoolSpec, now: datetime) -> Sizing:
         if target != spec.replicas:
             why = limited.message if limited is not None else _why(verdict)
             scale = ScalePool(pool.key, pool.resource_version, spec.replicas, target, why)
+            reason = _reason(limited, verdict if decided else None)
         if verdict is not None:
             limited = limited or verdict.limited
             active = _active_by(verdict)
     hold = hold_of(pool.annotations, now)
     if isinstance(hold, BadOverride):
-        return Sizing(target, active, scale=scale, limited=limited, bad_hold=hold.message, verdict=verdict)
+        return Sizing(
+            target,
+            active,
+            scale=scale,
+            scale_reason=reason,
+            limited=limited,
+            bad_hold=hold.message,
+            verdict=verdict,
+        )
     if hold is None:
-        return Sizing(target, active, scale=scale, limited=limited, verdict=verdict)
+        return Sizing(target, active, scale=scale, scale_reason=reason, limited=limited, verdict=verdict)
     held = HoldStatus(replicas=hold.replicas, until=hold.until)
     message = f"Held at {hold.replicas} until {held.until:%Y-%m-%dT%H:%M:%SZ}"
     message += f": {hold.reason[:200]}." if hold.reason else "."
@@ -74,6 +86,7 @@ def plan_size(pool: ObservedPool, spec: PoolSpec, now: datetime) -> Sizing:
         ),
         hold=held,
         scale=scale,
+        scale_reason=reason,
         limited=limited,
         look_again_seconds=(hold.until - now).total_seconds(),
     )
@@ -94,6 +107,13 @@ def managed_target(wanted: int, scaling: Scaling) -> tuple[int, Finding | None]:
 
 def _limited(reason: Reason, message: str) -> Finding:
     return Finding(ConditionType.SCALING_LIMITED, ConditionStatus.TRUE, reason, message)
+
+
+def _reason(bound: Finding | None, verdict: ScalingVerdict | None) -> str:
+    """A bound of the spec comes before the autoscaler, whose verdict may be about another size."""
+    if bound is not None:
+        return str(bound.reason)
+    return verdict.explanation.reason if verdict is not None else "Decided"
 
 
 def _why(verdict: ScalingVerdict | None) -> str:

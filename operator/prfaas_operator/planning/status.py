@@ -107,13 +107,11 @@ def _scaling(before: PoolStatus, sizing: Sizing, now: datetime) -> ScalingStatus
     if sizing.scale is None:
         after = known.model_copy(update={"explanation": explanation})
         return after if after != ScalingStatus() else None
-    limited = sizing.limited
-    reason = str(limited.reason) if limited is not None else "Decided"
     decision = ScalingDecision(
         time=now,
         from_replicas=sizing.scale.replicas_before,
         to_replicas=sizing.scale.replicas,
-        reason=explanation.reason if explanation is not None else reason,
+        reason=sizing.scale_reason,
         message=sizing.scale.why[:SENTENCE_MAX_CHARACTERS] or None,
         inputs=explanation.inputs if explanation is not None else None,
     )

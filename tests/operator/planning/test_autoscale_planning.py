@@ -403,6 +403,7 @@ def test_a_verdict_for_another_size_bounds_and_unknown_load() -> None:
     stale = plan_size(replace(pool, scaling=verdict(before=5, desired=6)), pool.spec, NOW)
     assert stale.scale is None
     beyond = plan_size(replace(pool, scaling=verdict(desired=99)), pool.spec, NOW)
+    assert beyond.scale_reason == Reason.TOO_MANY_REPLICAS, "the bound has decided, not the load"
     assert beyond.desired == 8
     unknown = plan_size(
         replace(pool, scaling=verdict(active=False, desired=2, cause=Cause.LOAD_UNKNOWN)), pool.spec, NOW
